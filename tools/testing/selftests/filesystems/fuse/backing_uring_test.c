@@ -1,0 +1,1257 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE_IO_URING_CMD_BACKING_OPEN and FUSE_IO_URING_CMD_BACKING_CLOSE.
+ *
+ * The tests of the fixture "backing" run for every way to issue the commands
+ * and for the ioctls, which are the reference: where the ioctl's answer is
+ * another one, the test says so. The fixture "command" is for what an ioctl
+ * does not have, and "capability" for the flag in FUSE_INIT.
+ *
+ * That reads and writes pass through is seen from the server: it counts the
+ * requests of each kind, and no READ and no WRITE may come.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "backing_env.h"
+
+#define FILE_SZ		BACKING_FILE_SZ
+/* Not an id that any test gets as the kernel counts up from 1 */
+#define NO_ID		12345678
+
+FIXTURE(backing)
+{
+	struct backing_env env;
+};
+
+FIXTURE_VARIANT(backing)
+{
+	struct backing_how how;
+};
+
+FIXTURE_VARIANT_ADD(backing, ioctl) {
+	.how = { .ioctl = true },
+};
+
+#define BACKING_FIXTURE backing
+#include "backing_variants.h"
+
+FIXTURE_SETUP(backing)
+{
+	const char *missing = backing_env_missing(&variant->how);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+}
+
+FIXTURE_TEARDOWN(backing)
+{
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+TEST_F(backing, read_write)
+{
+	char a[FILE_SZ], b[FILE_SZ];
+	struct iovec iov[2] = { { a, 1000 }, { a + 1000, 5000 } };
+	int fd, id, raw;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	fd = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(fd, 0);
+	raw = open_back(&self->env, "file", O_RDONLY);
+	ASSERT_EQ(FILE_SZ, read(raw, b, sizeof(b)));
+
+	EXPECT_EQ(FILE_SZ, read(fd, a, sizeof(a)));
+	EXPECT_EQ(0, memcmp(a, b, FILE_SZ));
+	EXPECT_EQ(0, read(fd, a, sizeof(a)));
+	EXPECT_EQ(100, pread(fd, a, 4096, 3 * 4096));
+	EXPECT_EQ(0, memcmp(a, b + 3 * 4096, 100));
+	EXPECT_EQ(6000, preadv(fd, iov, 2, 777));
+	EXPECT_EQ(0, memcmp(a, b + 777, 6000));
+
+	EXPECT_EQ(10, pwrite(fd, "0123456789", 10, 4090));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "0123456789", 10, 4090));
+	EXPECT_EQ(0, lseek(fd, 0, SEEK_SET));
+	EXPECT_EQ(6000, writev(fd, iov, 2));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", a, 6000, 0));
+	/* past the end */
+	EXPECT_EQ(3, pwrite(fd, "end", 3, FILE_SZ));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "end", 3, FILE_SZ));
+	EXPECT_EQ(FILE_SZ + 3, lseek(fd, 0, SEEK_END));
+
+	EXPECT_EQ(0, served(&self->env));
+	EXPECT_EQ(1, ring_server_count(self->env.server, FUSE_OPEN));
+	close(fd);
+	close(raw);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+}
+
+TEST_F(backing, splice)
+{
+	char a[4096], b[4096];
+	int fd, id, raw, p[2];
+	loff_t off;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	fd = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(fd, 0);
+	raw = open_back(&self->env, "file", O_RDONLY);
+	ASSERT_GE(raw, 0);
+	ASSERT_EQ(0, pipe(p));
+
+	off = 5000;
+	EXPECT_EQ(4096, splice(fd, &off, p[1], NULL, 4096, 0));
+	EXPECT_EQ(4096, read(p[0], a, 4096));
+	EXPECT_EQ(4096, pread(raw, b, 4096, 5000));
+	EXPECT_EQ(0, memcmp(a, b, 4096));
+
+	memset(a, 'x', 4096);
+	EXPECT_EQ(4096, write(p[1], a, 4096));
+	off = 300;
+	EXPECT_EQ(4096, splice(p[0], NULL, fd, &off, 4096, 0));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", a, 4096, 300));
+
+	EXPECT_EQ(0, served(&self->env));
+	close(p[0]);
+	close(p[1]);
+	close(raw);
+	close(fd);
+}
+
+TEST_F(backing, mmap)
+{
+	char *map, b[FILE_SZ];
+	int fd, id, raw;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	fd = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(fd, 0);
+	raw = open_back(&self->env, "file", O_RDWR);
+	ASSERT_EQ(FILE_SZ, read(raw, b, sizeof(b)));
+
+	map = mmap(NULL, FILE_SZ, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(0, memcmp(map, b, FILE_SZ));
+	memcpy(map + 4000, "shared write", 12);
+	EXPECT_EQ(0, msync(map, FILE_SZ, MS_SYNC));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "shared write", 12, 4000));
+	/* both are one page cache */
+	EXPECT_EQ(3, pwrite(raw, "raw", 3, 8000));
+	EXPECT_EQ(0, memcmp(map + 8000, "raw", 3));
+	EXPECT_EQ(0, munmap(map, FILE_SZ));
+
+	EXPECT_EQ(0, served(&self->env));
+	close(raw);
+	close(fd);
+}
+
+TEST_F(backing, fsync_append_truncate)
+{
+	char zero[50] = { 0 };
+	struct stat st;
+	int fd, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+
+	fd = open_mnt(&self->env, "file", O_RDWR | O_APPEND);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(4, write(fd, "tail", 4));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "tail", 4, FILE_SZ));
+	EXPECT_EQ(0, fsync(fd));
+	EXPECT_EQ(1, ring_server_count(self->env.server, FUSE_FSYNC));
+
+	EXPECT_EQ(0, ftruncate(fd, 100));
+	EXPECT_EQ(0, fstatat(self->env.dir_fd, "file", &st, 0));
+	EXPECT_EQ(100, st.st_size);
+	EXPECT_EQ(0, ftruncate(fd, 150));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", zero, 50, 100));
+	EXPECT_EQ(4, write(fd, "more", 4));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "more", 4, 150));
+	close(fd);
+
+	fd = open_mnt(&self->env, "file", O_RDWR | O_TRUNC);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(0, fstatat(self->env.dir_fd, "file", &st, 0));
+	EXPECT_EQ(0, st.st_size);
+	EXPECT_EQ(5, write(fd, "again", 5));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "again", 5, 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(fd);
+}
+
+TEST_F(backing, o_direct)
+{
+	char *buf, b[4096];
+	int fd, id, raw;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	raw = open_back(&self->env, "file", O_RDONLY | O_DIRECT);
+	if (raw < 0)
+		SKIP(return, "tmpfs has no O_DIRECT");
+	buf = aligned_alloc(4096, 4096);
+	ASSERT_NE(NULL, buf);
+
+	fd = open_mnt(&self->env, "file", O_RDWR | O_DIRECT);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(4096, pread(fd, buf, 4096, 4096));
+	close(raw);
+	raw = open_back(&self->env, "file", O_RDONLY);
+	ASSERT_EQ(4096, pread(raw, b, 4096, 4096));
+	EXPECT_EQ(0, memcmp(buf, b, 4096));
+	memset(buf, 'd', 4096);
+	EXPECT_EQ(4096, pwrite(fd, buf, 4096, 0));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", buf, 4096, 0));
+	EXPECT_EQ(0, served(&self->env));
+	free(buf);
+	close(raw);
+	close(fd);
+}
+
+static int create_hook(struct ring_req *req, struct ring_node *node,
+		       struct fuse_open_out *out)
+{
+	struct backing_env *env = ring_server_priv(req->server);
+
+	if (req->in.opcode == FUSE_CREATE && !strcmp(node->name, "new")) {
+		out->open_flags = FOPEN_PASSTHROUGH;
+		out->backing_id = env->hook_id;
+	}
+	return 0;
+}
+
+TEST_F(backing, create)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = BACKING_INIT,
+		.open = create_hook,
+	};
+	int fd, back;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	/* the file that the server creates is then this one */
+	back = backing_make_file(&self->env, "new", 0);
+	ASSERT_GE(back, 0);
+	self->env.hook_id = backing_issue_open(&self->env.issuer, back);
+	ASSERT_GT(self->env.hook_id, 0);
+	/* the kernel asks for CREATE only where LOOKUP found nothing */
+	ASSERT_EQ(0, unlinkat(self->env.dir_fd, "new", 0));
+	fd = open_mnt(&self->env, "new", O_RDWR | O_CREAT | O_EXCL);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(1, ring_server_count(self->env.server, FUSE_CREATE));
+	EXPECT_EQ(4, write(fd, "data", 4));
+	EXPECT_EQ(0, served(&self->env));
+	close(fd);
+
+	/* it went to what was registered, not to what the name is now */
+	{
+		char buf[8];
+
+		EXPECT_EQ(4, pread(back, buf, sizeof(buf), 0));
+		EXPECT_EQ(0, memcmp(buf, "data", 4));
+	}
+	close(back);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, self->env.hook_id));
+}
+
+TEST_F(backing, same_id_for_two_opens)
+{
+	char buf[4];
+	int a, b, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	a = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(a, 0);
+	b = open_mnt(&self->env, "file", O_RDONLY);
+	ASSERT_GE(b, 0);
+	EXPECT_EQ(4, pwrite(a, "both", 4, 0));
+	EXPECT_EQ(4, pread(b, buf, 4, 0));
+	EXPECT_EQ(0, memcmp(buf, "both", 4));
+	close(a);
+	EXPECT_EQ(4, pread(b, buf, 4, 0));
+	EXPECT_EQ(0, served(&self->env));
+	EXPECT_EQ(2, ring_server_count(self->env.server, FUSE_OPEN));
+	close(b);
+}
+
+TEST_F(backing, two_inodes)
+{
+	char x[8], y[8], back[8];
+	int a, b, ida, idb, raw;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	ida = backing_register_file(&self->env, "a");
+	idb = backing_register_file(&self->env, "b");
+	ASSERT_GT(ida, 0);
+	ASSERT_GT(idb, 0);
+	EXPECT_NE(ida, idb);
+	a = open_mnt(&self->env, "a", O_RDONLY);
+	b = open_mnt(&self->env, "b", O_RDONLY);
+	ASSERT_GE(a, 0);
+	ASSERT_GE(b, 0);
+	EXPECT_EQ(8, read(a, x, 8));
+	EXPECT_EQ(8, read(b, y, 8));
+	EXPECT_NE(0, memcmp(x, y, 8));
+	raw = open_back(&self->env, "b", O_RDONLY);
+	EXPECT_EQ(8, read(raw, back, 8));
+	EXPECT_EQ(0, memcmp(y, back, 8));
+	EXPECT_EQ(0, served(&self->env));
+	close(raw);
+	close(a);
+	close(b);
+}
+
+TEST_F(backing, other_id_while_open)
+{
+	int a, id, other, raw;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	a = open_mnt(&self->env, "file", O_RDONLY);
+	ASSERT_GE(a, 0);
+
+	/* even of the same file: an inode has one backing file at a time */
+	raw = open_back(&self->env, "file", O_RDWR);
+	other = backing_issue_open(&self->env.issuer, raw);
+	ASSERT_GT(other, 0);
+	EXPECT_NE(id, other);
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", other));
+	EXPECT_EQ(-EIO, open_mnt(&self->env, "file", O_RDONLY));
+
+	/* the refused open must not have hurt the first */
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
+	close(open_mnt(&self->env, "file", O_RDONLY));
+	close(a);
+	close(raw);
+}
+
+TEST_F(backing, closed_id)
+{
+	char buf[8];
+	int a, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	a = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(a, 0);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+
+	EXPECT_EQ(-EIO, open_mnt(&self->env, "file", O_RDONLY));
+	/* what is open goes on, alone on the reference of the inode */
+	EXPECT_EQ(8, pread(a, buf, 8, 0));
+	EXPECT_EQ(8, pwrite(a, "go on ..", 8, 0));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "go on ..", 8, 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(a);
+
+	/* without an id the server is asked again */
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", 0));
+	a = open_mnt(&self->env, "file", O_RDONLY);
+	ASSERT_GE(a, 0);
+	EXPECT_EQ(8, pread(a, buf, 8, 0));
+	EXPECT_EQ(1, ring_server_count(self->env.server, FUSE_READ));
+	close(a);
+}
+
+TEST_F(backing, never_registered_id)
+{
+	int fd;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", NO_ID));
+	EXPECT_EQ(-EIO, open_mnt(&self->env, "file", O_RDONLY));
+	close(fd);
+}
+
+TEST_F(backing, close_errors)
+{
+	int id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	EXPECT_EQ(-ENOENT, backing_issue_close(&self->env.issuer, id));
+	EXPECT_EQ(-EINVAL, backing_issue_close(&self->env.issuer, 0));
+	EXPECT_EQ(-EINVAL, backing_issue_close(&self->env.issuer, -1));
+	EXPECT_EQ(-EINVAL, backing_issue_close(&self->env.issuer, INT_MIN));
+	EXPECT_EQ(-ENOENT, backing_issue_close(&self->env.issuer, INT_MAX));
+}
+
+TEST_F(backing, ids_differ)
+{
+	int fd, i, id[64];
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	/* one fd can back many ids, each with a life of its own */
+	for (i = 0; i < 64; i++) {
+		id[i] = backing_issue_open(&self->env.issuer, fd);
+		ASSERT_GT(id[i], 0);
+		if (i)
+			EXPECT_GT(id[i], id[i - 1]);
+	}
+	for (i = 0; i < 64; i += 2)
+		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id[i]));
+	for (i = 0; i < 64; i++)
+		EXPECT_EQ(i % 2 ? 0 : -ENOENT,
+			  backing_issue_close(&self->env.issuer, id[i]));
+	close(fd);
+}
+
+TEST_F(backing, fd_of_no_regular_file)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct io_uring ring;
+	int fd, p[2];
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	EXPECT_EQ(-EBADF, backing_issue_open(&self->env.issuer, -1));
+	EXPECT_EQ(-EBADF, backing_issue_open(&self->env.issuer, 1000));
+	EXPECT_EQ(-EBADF, backing_issue_open(&self->env.issuer, INT_MAX));
+	EXPECT_EQ(-EBADF, backing_issue_open(&self->env.issuer, AT_FDCWD));
+
+	EXPECT_EQ(-EISDIR,
+		  backing_issue_open(&self->env.issuer, self->env.dir_fd));
+
+	ASSERT_EQ(0, mkfifoat(self->env.dir_fd, "fifo", 0600));
+	fd = open_back(&self->env, "fifo", O_RDWR);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+	ASSERT_EQ(0, pipe(p));
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, p[0]));
+	close(p[0]);
+	close(p[1]);
+
+	fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, fd));
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/sock",
+		 self->env.back);
+	ASSERT_EQ(0, bind(fd, (void *)&sun, sizeof(sun)));
+	close(fd);
+	fd = open_back(&self->env, "sock", O_PATH);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+
+	ASSERT_EQ(0, symlinkat("nowhere", self->env.dir_fd, "link"));
+	fd = open_back(&self->env, "link", O_PATH | O_NOFOLLOW);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+
+	fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+	fd = ring_server_dev_fd(self->env.server);
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, fd));
+
+	ASSERT_EQ(0, io_uring_queue_init(2, &ring, 0));
+	EXPECT_EQ(-EINVAL, backing_issue_open(&self->env.issuer, ring.ring_fd));
+	io_uring_queue_exit(&ring);
+}
+
+TEST_F(backing, deleted_file)
+{
+	char buf[4];
+	int fd, id, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 100);
+	ASSERT_GE(fd, 0);
+	/* the server has looked it up before */
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", 0));
+	ASSERT_EQ(0, unlinkat(self->env.dir_fd, "file", 0));
+	id = backing_issue_open(&self->env.issuer, fd);
+	ASSERT_GT(id, 0);
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
+	m = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(m, 0);
+	EXPECT_EQ(4, pwrite(m, "gone", 4, 0));
+	EXPECT_EQ(4, pread(fd, buf, 4, 0));
+	EXPECT_EQ(0, memcmp(buf, "gone", 4));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+	close(fd);
+}
+
+TEST_F(backing, o_path)
+{
+	char buf[4];
+	int fd, id, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	close(backing_make_file(&self->env, "file", 100));
+	fd = open_back(&self->env, "file", O_PATH);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	ASSERT_GT(id, 0);
+	/* the id is a reference of its own: the fd may go */
+	close(fd);
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
+	m = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(m, 0);
+	EXPECT_EQ(4, pwrite(m, "path", 4, 0));
+	EXPECT_EQ(4, pread(m, buf, 4, 0));
+	EXPECT_EQ(0, memcmp(buf, "path", 4));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "path", 4, 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+}
+
+TEST_F(backing, read_only_fd)
+{
+	int fd, id, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	close(backing_make_file(&self->env, "file", 100));
+	fd = open_back(&self->env, "file", O_RDONLY);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	ASSERT_GT(id, 0);
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
+	/* the mode is that of the client's open, not of the server's fd */
+	m = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(m, 0);
+	EXPECT_EQ(4, pwrite(m, "rdwr", 4, 0));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "rdwr", 4, 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+	close(fd);
+}
+
+static int mount_overlay(const char *where, const char *lower)
+{
+	char opts[PATH_MAX];
+
+	/* read-only needs two lower layers */
+	snprintf(opts, sizeof(opts), "lowerdir=%s:/sys", lower);
+	return mount("overlay", where, "overlay", MS_RDONLY, opts) ? -errno : 0;
+}
+
+TEST_F(backing, stacking)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	close(backing_make_file(&self->env, "file", 100));
+
+	/* the depth of this mount is its max_stack_depth */
+	fd = open_mnt(&self->env, "file", O_RDONLY);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-ELOOP, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+
+	/* an overlay over this mount is one higher */
+	snprintf(path, sizeof(path), "%s/ovl", self->env.back);
+	ASSERT_EQ(0, mkdir(path, 0755));
+	ASSERT_EQ(0, mount_overlay(path, self->env.mnt));
+	strcat(path, "/file");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	EXPECT_GE(fd, 0);
+	EXPECT_EQ(-ELOOP, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+	path[strlen(path) - strlen("/file")] = 0;
+	EXPECT_EQ(0, umount2(path, 0));
+
+	/* an overlay over the backing file system has a depth of 1 already */
+	ASSERT_EQ(0, mount_overlay(path, self->env.back));
+	strcat(path, "/file");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	EXPECT_GE(fd, 0);
+	EXPECT_EQ(-ELOOP, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+	path[strlen(path) - strlen("/file")] = 0;
+	EXPECT_EQ(0, umount2(path, 0));
+}
+
+TEST_F(backing, stacking_depth_2)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = BACKING_INIT,
+		.max_stack_depth = 2,
+	};
+	char path[PATH_MAX], buf[8];
+	int fd, id, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	close(backing_make_file(&self->env, "file", 100));
+	snprintf(path, sizeof(path), "%s/ovl", self->env.back);
+	ASSERT_EQ(0, mkdir(path, 0755));
+	ASSERT_EQ(0, mount_overlay(path, self->env.back));
+	strcat(path, "/file");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	EXPECT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	EXPECT_GT(id, 0);
+	EXPECT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
+	m = open_mnt(&self->env, "file", O_RDONLY);
+	EXPECT_GE(m, 0);
+	EXPECT_EQ(8, read(m, buf, 8));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", buf, 8, 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+
+	m = open_mnt(&self->env, "file", O_RDONLY);
+	EXPECT_EQ(-EIO, m);
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", 0));
+	m = open_mnt(&self->env, "file", O_RDONLY);
+	EXPECT_GE(m, 0);
+	EXPECT_EQ(-ELOOP, backing_issue_open(&self->env.issuer, m));
+	close(m);
+	close(fd);
+	path[strlen(path) - strlen("/file")] = 0;
+	EXPECT_EQ(0, umount2(path, 0));
+}
+
+TEST_F(backing, map_flags_and_padding)
+{
+	struct fuse_uring_cmd_req req;
+	int fd, bit;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 100);
+	ASSERT_GE(fd, 0);
+	for (bit = 0; bit < 32; bit++) {
+		req = (struct fuse_uring_cmd_req){ .backing.map.fd = fd };
+		req.backing.map.flags = 1U << bit;
+		EXPECT_EQ(-EINVAL,
+			  backing_issue(&self->env.issuer,
+					FUSE_IO_URING_CMD_BACKING_OPEN, &req,
+					0));
+	}
+	for (bit = 0; bit < 64; bit++) {
+		req = (struct fuse_uring_cmd_req){ .backing.map.fd = fd };
+		req.backing.map.padding = 1ULL << bit;
+		EXPECT_EQ(-EINVAL,
+			  backing_issue(&self->env.issuer,
+					FUSE_IO_URING_CMD_BACKING_OPEN, &req,
+					0));
+	}
+	/* and the check of the arguments comes before that of the fd */
+	req.backing.map.fd = -1;
+	EXPECT_EQ(-EINVAL,
+		  backing_issue(&self->env.issuer, FUSE_IO_URING_CMD_BACKING_OPEN,
+				&req, 0));
+	/* no id was used up by all that */
+	EXPECT_EQ(1, backing_issue_open(&self->env.issuer, fd));
+	close(fd);
+}
+
+/* Both commands by a child without the capability; -EPERM if all is well */
+static int issue_both(struct backing_env *env, const struct backing_how *how)
+{
+	struct backing_issuer issuer;
+	int fd, err;
+
+	fd = open_back(env, "file", O_RDONLY);
+	if (fd < 0)
+		return -ENOENT;
+	err = backing_issuer_init(&issuer, how,
+				  ring_server_dev_fd(env->server));
+	if (err)
+		return -ENODEV;
+	err = backing_issue_open(&issuer, fd);
+	if (err != -EPERM)
+		return err;
+	/* before the fd is looked at, and after the id is not */
+	err = backing_issue_open(&issuer, -1);
+	if (err != -EPERM)
+		return err;
+	err = backing_issue_close(&issuer, env->hook_id);
+	if (err != -EPERM)
+		return err;
+	err = backing_issue_close(&issuer, 0);
+	backing_issuer_exit(&issuer);
+	return err;
+}
+
+static int without_cap(struct backing_env *env, const struct backing_how *how)
+{
+	return drop_sys_admin() ? -ENOEXEC : issue_both(env, how);
+}
+
+static int in_user_ns(struct backing_env *env, const struct backing_how *how)
+{
+	return unshare(CLONE_NEWUSER) ? -ENOEXEC : issue_both(env, how);
+}
+
+TEST_F(backing, capability_needed)
+{
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	self->env.hook_id = backing_register_file(&self->env, "file");
+	ASSERT_GT(self->env.hook_id, 0);
+	EXPECT_EQ(-EPERM, in_child(without_cap, &self->env, &variant->how));
+	EXPECT_EQ(-EPERM, in_child(in_user_ns, &self->env, &variant->how));
+	/* neither did anything to the id */
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, self->env.hook_id));
+}
+
+TEST_F(backing, passthrough_not_negotiated)
+{
+	struct ring_server_cfg cfg = { .init_flags = FUSE_OVER_IO_URING };
+	int fd;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EPERM, backing_issue_open(&self->env.issuer, fd));
+	EXPECT_EQ(-EPERM, backing_issue_close(&self->env.issuer, 1));
+	close(fd);
+}
+
+TEST_F(backing, uring_not_negotiated)
+{
+	struct ring_server_cfg cfg = { .init_flags = FUSE_PASSTHROUGH };
+	int fd, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	if (variant->how.ioctl) {
+		EXPECT_GT(id, 0);
+		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	} else {
+		EXPECT_EQ(-EOPNOTSUPP, id);
+		EXPECT_EQ(-EOPNOTSUPP,
+			  backing_issue_close(&self->env.issuer, 1));
+	}
+	close(fd);
+}
+
+TEST_F(backing, parameter_off)
+{
+	int fd, id;
+
+	/* off at INIT: not negotiated, whatever the server asks for */
+	ASSERT_EQ(0, ring_server_enable_uring(false, NULL));
+	EXPECT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	EXPECT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	EXPECT_TRUE(variant->how.ioctl ? id > 0 : id == -EOPNOTSUPP);
+	EXPECT_EQ(0, ring_server_enable_uring(true, NULL));
+	EXPECT_EQ(0, backing_env_stop(&self->env));
+
+	/* off later: what was negotiated stays */
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	EXPECT_EQ(0, ring_server_enable_uring(false, NULL));
+	id = backing_issue_open(&self->env.issuer, fd);
+	EXPECT_EQ(0, ring_server_enable_uring(true, NULL));
+	EXPECT_GT(id, 0);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	close(fd);
+}
+
+TEST_F(backing, before_init_is_answered)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = BACKING_INIT,
+		.no_init = true,
+	};
+	int fd, want = variant->how.ioctl ? -EPERM : -EAGAIN;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(want, backing_issue_open(&self->env.issuer, fd));
+	EXPECT_EQ(want, backing_issue_close(&self->env.issuer, 1));
+	close(fd);
+}
+
+/* Both commands on a connection that is gone: the ioctl does not look */
+static void check_gone(struct __test_metadata *_metadata,
+		       struct backing_env *env, const struct backing_how *how,
+		       int want)
+{
+	int fd = backing_make_file(env, "other", 10);
+	int id = backing_issue_open(&env->issuer, fd);
+
+	EXPECT_GE(fd, 0);
+	if (how->ioctl) {
+		EXPECT_GT(id, 0);
+		EXPECT_EQ(0, backing_issue_close(&env->issuer, id));
+	} else {
+		EXPECT_EQ(want, id);
+		EXPECT_EQ(want, backing_issue_close(&env->issuer, 1));
+	}
+	close(fd);
+}
+
+TEST_F(backing, after_abort)
+{
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	ASSERT_GT(backing_register_file(&self->env, "file"), 0);
+	ASSERT_EQ(0, ring_server_abort(self->env.server));
+	check_gone(_metadata, &self->env, &variant->how, -ENOTCONN);
+}
+
+TEST_F(backing, after_abort_with_abort_error)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = BACKING_INIT | FUSE_ABORT_ERROR,
+	};
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	ASSERT_GT(backing_register_file(&self->env, "file"), 0);
+	ASSERT_EQ(0, ring_server_abort(self->env.server));
+	check_gone(_metadata, &self->env, &variant->how, -ECONNABORTED);
+}
+
+TEST_F(backing, after_umount)
+{
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	ASSERT_GT(backing_register_file(&self->env, "file"), 0);
+	ASSERT_EQ(0, ring_server_umount(self->env.server));
+	check_gone(_metadata, &self->env, &variant->how, -ENOTCONN);
+}
+
+static void prep_hook_open(struct io_uring_sqe *sqe, int dev_fd, void *arg)
+{
+	struct backing_env *env = arg;
+
+	backing_cmd_prep_open(sqe, dev_fd, env->hook_fd);
+}
+
+/* Registers when it is asked, on the ring that the question came over */
+static int queue_ring_hook(struct ring_req *req, struct ring_node *node,
+			   struct fuse_open_out *out)
+{
+	struct backing_env *env = ring_server_priv(req->server);
+	int id = ring_queue_cmd(req->queue, prep_hook_open, env);
+
+	(void)node;
+	if (id < 0)
+		return id;
+	env->hook_id = id;
+	out->open_flags = FOPEN_PASSTHROUGH;
+	out->backing_id = id;
+	return 0;
+}
+
+TEST_F(backing, on_the_ring_of_a_queue)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = BACKING_INIT,
+		.open = queue_ring_hook,
+	};
+	char buf[8];
+	int m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	self->env.hook_fd = backing_make_file(&self->env, "file", 100);
+	ASSERT_GE(self->env.hook_fd, 0);
+	m = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(m, 0);
+	EXPECT_EQ(8, read(m, buf, 8));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+	/* opened there, closed here */
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, self->env.hook_id));
+
+	/* and the error comes to the client */
+	close(self->env.hook_fd);
+	self->env.hook_fd = -1;
+	EXPECT_EQ(-EBADF, open_mnt(&self->env, "file", O_RDWR));
+}
+
+TEST_F(backing, channels_mix)
+{
+	const struct backing_how how = { .ioctl = true };
+	struct backing_issuer other;
+	int fd, m, id, oid;
+	char buf[4];
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = ring_server_dev_fd(self->env.server);
+	ASSERT_EQ(0, backing_issuer_init(&other, &how, fd));
+	fd = backing_make_file(&self->env, "file", 100);
+	ASSERT_GE(fd, 0);
+
+	/* one name space of ids */
+	id = backing_issue_open(&self->env.issuer, fd);
+	oid = backing_issue_open(&other, fd);
+	ASSERT_GT(id, 0);
+	EXPECT_EQ(id + 1, oid);
+
+	/* an id of the other channel serves an OPEN over the ring */
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", oid));
+	m = open_mnt(&self->env, "file", O_RDONLY);
+	ASSERT_GE(m, 0);
+	EXPECT_EQ(4, read(m, buf, 4));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+
+	EXPECT_EQ(0, backing_issue_close(&other, id));
+	EXPECT_EQ(-ENOENT, backing_issue_close(&self->env.issuer, id));
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, oid));
+	EXPECT_EQ(-ENOENT, backing_issue_close(&other, oid));
+	close(fd);
+	backing_issuer_exit(&other);
+}
+
+/* Teardown sees whether their file system unmounts */
+TEST_F(backing, never_closed)
+{
+	int fd, i, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	ASSERT_GT(backing_register_file(&self->env, "file"), 0);
+	m = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(m, 0);
+	for (i = 0; i < 100; i++) {
+		fd = open_back(&self->env, "file", O_RDONLY);
+		EXPECT_GT(backing_issue_open(&self->env.issuer, fd), 0);
+		close(fd);
+	}
+	/* they do hold it until the connection goes */
+	EXPECT_EQ(-1, umount2(self->env.back, 0));
+	EXPECT_EQ(EBUSY, errno);
+	close(m);
+}
+
+FIXTURE(command)
+{
+	struct backing_env env;
+};
+
+FIXTURE_VARIANT(command)
+{
+	struct backing_how how;
+};
+
+#define BACKING_FIXTURE command
+#include "backing_variants.h"
+
+FIXTURE_SETUP(command)
+{
+	const char *missing = backing_env_missing(&variant->how);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+}
+
+FIXTURE_TEARDOWN(command)
+{
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+struct field {
+	const char *name;
+	size_t from;
+	size_t bytes;
+};
+
+/* The layout of the uapi documentation, not what the compiler makes of it */
+static const struct field open_reserved[] = {
+	{ "flags", 0, 8 },
+	{ "commit_id", 8, 8 },
+	{ "qid and padding", 16, 8 },
+	{ "backing.id", 40, 4 },
+	{ "backing.reserved", 44, 4 },
+	{ }
+};
+
+static const struct field close_reserved[] = {
+	{ "flags", 0, 8 },
+	{ "commit_id", 8, 8 },
+	{ "qid and padding", 16, 8 },
+	{ "backing.map", 24, 16 },
+	{ "backing.reserved", 44, 4 },
+	{ }
+};
+
+/* What must be 0, one bit at a time, in a command that is good otherwise */
+static void check_reserved(struct __test_metadata *_metadata,
+			   struct backing_issuer *issuer, __u32 op,
+			   const struct fuse_uring_cmd_req *good,
+			   const struct field *field)
+{
+	struct fuse_uring_cmd_req req;
+	unsigned char *byte;
+	size_t bit;
+
+	for (; field->name; field++) {
+		for (bit = 0; bit < 8 * field->bytes; bit++) {
+			req = *good;
+			byte = (unsigned char *)&req + field->from + bit / 8;
+			*byte ^= 1 << bit % 8;
+			EXPECT_EQ(-EINVAL, backing_issue(issuer, op, &req, 0)) {
+				TH_LOG("%s, bit %zu", field->name, bit);
+			}
+		}
+	}
+	EXPECT_EQ(-EINVAL,
+		  backing_issue(issuer, op, good, IORING_URING_CMD_FIXED));
+	EXPECT_EQ(-EINVAL, backing_issue(issuer, op, good, 1U << 2));
+}
+
+TEST_F(command, reserved_fields)
+{
+	struct fuse_uring_cmd_req req = { 0 };
+	int fd, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+
+	req.backing.map.fd = fd;
+	check_reserved(_metadata, &self->env.issuer,
+		       FUSE_IO_URING_CMD_BACKING_OPEN, &req, open_reserved);
+	id = backing_issue_open(&self->env.issuer, fd);
+	EXPECT_EQ(1, id);
+
+	req = (struct fuse_uring_cmd_req){ .backing.id = id };
+	check_reserved(_metadata, &self->env.issuer,
+		       FUSE_IO_URING_CMD_BACKING_CLOSE, &req, close_reserved);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	close(fd);
+}
+
+/* What the rest of the command area holds is nobody's business */
+TEST_F(command, rest_of_the_command_area)
+{
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	int fd;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, io_uring_queue_init(2, &ring, IORING_SETUP_SQE128));
+	sqe = io_uring_get_sqe(&ring);
+	ASSERT_NE(NULL, sqe);
+	backing_cmd_prep_open(sqe, ring_server_dev_fd(self->env.server), fd);
+	memset(backing_cmd_req(sqe) + 1, 0xff,
+	       80 - sizeof(struct fuse_uring_cmd_req));
+	sqe->flags = variant->how.sqe_flags;
+	ASSERT_EQ(1, io_uring_submit_and_wait(&ring, 1));
+	ASSERT_EQ(0, io_uring_wait_cqe(&ring, &cqe));
+	EXPECT_GT(cqe->res, 0);
+	io_uring_cqe_seen(&ring, cqe);
+	io_uring_queue_exit(&ring);
+	close(fd);
+}
+
+/* Reserved fields first, then what the ioctl checks, in its order */
+static int order_of_checks(struct backing_env *env, const struct backing_how *how)
+{
+	struct fuse_uring_cmd_req req = { .backing.map.fd = -1 };
+	struct backing_issuer issuer;
+	int ret;
+
+	if (drop_sys_admin() ||
+	    backing_issuer_init(&issuer, how, ring_server_dev_fd(env->server)))
+		return -ENOEXEC;
+	req.backing.reserved = 1;
+	ret = backing_issue(&issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req, 0);
+	if (ret != -EINVAL)
+		return -1;
+	req.backing.reserved = 0;
+	req.backing.map.flags = 1;
+	ret = backing_issue(&issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req, 0);
+	if (ret != -EPERM)
+		return -2;
+	/* a map in a close is reserved */
+	ret = backing_issue(&issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req, 0);
+	if (ret != -EINVAL)
+		return -3;
+	req.backing.map.flags = 0;
+	req.backing.map.fd = 0;
+	ret = backing_issue(&issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req, 0);
+	if (ret != -EPERM)
+		return -4;
+	backing_issuer_exit(&issuer);
+	return 0;
+}
+
+TEST_F(command, order_of_checks)
+{
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	EXPECT_EQ(0, in_child(order_of_checks, &self->env, &variant->how));
+}
+
+TEST_F(command, unknown_command)
+{
+	struct fuse_uring_cmd_req req = { 0 };
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	EXPECT_EQ(-EINVAL, backing_issue(&self->env.issuer, 7, &req, 0));
+	EXPECT_EQ(-EINVAL, backing_issue(&self->env.issuer, 0, &req, 0));
+	EXPECT_EQ(-EINVAL, backing_issue(&self->env.issuer, ~0U, &req, 0));
+}
+
+/*
+ * An SQE of 64 bytes has no room for the arguments. What is read behind it is
+ * the next SQE, and would make a good command here.
+ */
+TEST_F(command, sqe_of_64_bytes)
+{
+	const size_t cmd = offsetof(struct io_uring_sqe, cmd);
+	struct fuse_uring_cmd_req *req;
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	int fd, id;
+	__u32 op;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	ASSERT_GT(id, 0);
+
+	for (op = FUSE_IO_URING_CMD_BACKING_OPEN;
+	     op <= FUSE_IO_URING_CMD_BACKING_CLOSE; op++) {
+		ASSERT_EQ(0, io_uring_queue_init(2, &ring,
+						 variant->how.setup_flags &
+						 ~IORING_SETUP_SQE128));
+		sqe = io_uring_get_sqe(&ring);
+		ASSERT_NE(NULL, sqe);
+		memset(sqe, 0, 2 * sizeof(*sqe));
+		sqe->opcode = IORING_OP_URING_CMD;
+		sqe->fd = ring_server_dev_fd(self->env.server);
+		sqe->cmd_op = op;
+		sqe->flags = variant->how.sqe_flags;
+		req = (void *)((char *)sqe + cmd);
+		if (op == FUSE_IO_URING_CMD_BACKING_OPEN)
+			req->backing.map.fd = fd;
+		else
+			req->backing.id = id;
+		ASSERT_EQ(1, io_uring_submit_and_wait(&ring, 1));
+		ASSERT_EQ(0, io_uring_wait_cqe(&ring, &cqe));
+		EXPECT_EQ(-EINVAL, cqe->res);
+		io_uring_cqe_seen(&ring, cqe);
+		io_uring_queue_exit(&ring);
+	}
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	close(fd);
+}
+
+/* A /dev/fuse that is not mounted is of no connection */
+TEST_F(command, device_not_mounted)
+{
+	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	struct backing_issuer issuer;
+	int fd;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, backing_issuer_init(&issuer, variant->how.clone ?
+					 &how : &variant->how, fd));
+	EXPECT_EQ(-EPERM, backing_issue_close(&issuer, 1));
+	backing_issuer_exit(&issuer);
+	close(fd);
+}
+
+/*
+ * The flag, the commands and the parameter belong together. This one does not
+ * skip where the flag is missing but the commands are there, or the other way
+ * round.
+ */
+FIXTURE(capability)
+{
+	struct backing_env env;
+};
+
+FIXTURE_SETUP(capability)
+{
+	self->env.dir_fd = -1;
+	if (geteuid())
+		SKIP(return, "needs root");
+	if (backing_init_err)
+		SKIP(return, "FUSE_INIT: %s", strerror(-backing_init_err));
+	if (!(backing_init_flags & FUSE_OVER_IO_URING))
+		SKIP(return, "FUSE_INIT has no FUSE_OVER_IO_URING");
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+}
+
+FIXTURE_TEARDOWN(capability)
+{
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+TEST_F(capability, flag_tells_of_commands)
+{
+	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	struct ring_server_cfg cfg = {
+		.init_flags = FUSE_OVER_IO_URING |
+			      (backing_init_flags & FUSE_PASSTHROUGH),
+	};
+	bool flag = backing_init_flags & FUSE_HAS_IO_URING_BACKING;
+	int ret;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &how, &cfg));
+	ret = backing_issue_close(&self->env.issuer, NO_ID);
+	if (!(backing_init_flags & FUSE_PASSTHROUGH)) {
+		/* built without: no flag, and the answer of the ioctl */
+		EXPECT_FALSE(flag);
+		EXPECT_TRUE(ret == -EOPNOTSUPP || ret == -EINVAL);
+	} else if (ret == -EINVAL && !flag) {
+		SKIP(return, "the kernel has no backing file commands");
+	} else {
+		EXPECT_EQ(-ENOENT, ret);
+		EXPECT_TRUE(flag);
+	}
+}
+
+TEST_F(capability, no_flag_without_parameter)
+{
+	__u64 flags = ~0ULL;
+
+	if (!(backing_init_flags & FUSE_HAS_IO_URING_BACKING))
+		SKIP(return, "FUSE_INIT has no FUSE_HAS_IO_URING_BACKING");
+	ASSERT_EQ(0, ring_server_enable_uring(false, NULL));
+	EXPECT_EQ(0, ring_server_init_flags(&flags));
+	EXPECT_EQ(0, ring_server_enable_uring(true, NULL));
+	EXPECT_EQ(0, flags & (FUSE_HAS_IO_URING_BACKING | FUSE_OVER_IO_URING));
+}
+
+int main(int argc, char **argv)
+{
+	backing_env_main();
+	return test_harness_run(argc, argv);
+}

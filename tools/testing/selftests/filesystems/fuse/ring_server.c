@@ -1,0 +1,919 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A small FUSE server over io_uring for tests, see ring_server.h.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "ring_server.h"
+
+#define DEFAULT_DEPTH	2
+#define PAGE_SZ		4096
+#define DEV_BUF_SZ	(RING_SERVER_MAX_IO + PAGE_SZ)
+#define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
+#define FUSECTL		"/sys/fs/fuse/connections"
+
+/* user_data of a CQE that is no request; ring entries are aligned pointers */
+#define UD_CMD		1ULL
+
+struct ring_ent {
+	struct ring_queue *queue;
+	struct fuse_uring_req_header *hdr;
+	void *payload;
+	struct iovec iov[2];
+};
+
+struct ring_queue {
+	struct ring_server *server;
+	unsigned int qid;
+	pthread_t thread;
+	bool started;
+	struct io_uring ring;
+	struct ring_ent ents[RING_SERVER_MAX_DEPTH];
+	/* entries the kernel has not given back with an error */
+	unsigned int live;
+	/* requests that came while ring_queue_cmd() waited */
+	struct ring_ent *stash[RING_SERVER_MAX_DEPTH];
+	unsigned int stashed;
+};
+
+struct ring_server {
+	struct ring_server_cfg cfg;
+	char *mnt;
+	bool mounted;
+	dev_t dev;
+	int dev_fd;
+	int dir_fd;
+	pthread_t dev_thread;
+	bool dev_thread_started;
+
+	/* protects what follows */
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct ring_node nodes[RING_SERVER_MAX_NODES];
+	unsigned int nr_nodes;
+	/* INIT was answered, or the server failed before */
+	bool init_done;
+	int init_err;
+	/* queues whose entries are registered, or that failed to */
+	unsigned int queues_up;
+
+	/* settled when INIT is answered */
+	unsigned int nr_queues;
+	struct ring_queue *queues;
+	unsigned long count[RING_SERVER_MAX_OPCODE];
+};
+
+int ring_server_enable_uring(bool on, bool *was)
+{
+	int fd, err = 0;
+	char c;
+
+	/* a module is loaded when its device is opened */
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	close(fd);
+
+	fd = open(ENABLE_URING, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (read(fd, &c, 1) != 1)
+		err = -EIO;
+	else if (pwrite(fd, on ? "Y" : "N", 1, 0) != 1)
+		err = -errno;
+	close(fd);
+	if (!err && was)
+		*was = c == 'Y';
+	return err;
+}
+
+static unsigned int possible_cpus(void)
+{
+	unsigned int first = 0, last = 0;
+	char buf[64] = "";
+	FILE *f;
+
+	/* "0-3"; the kernel has a queue for each, without gaps */
+	f = fopen("/sys/devices/system/cpu/possible", "r");
+	if (f) {
+		if (fgets(buf, sizeof(buf), f) &&
+		    sscanf(buf, "%u-%u", &first, &last) == 2) {
+			fclose(f);
+			return last - first + 1;
+		}
+		fclose(f);
+	}
+	return 1;
+}
+
+static int do_mount(const char *mnt, int dev_fd)
+{
+	char opts[128];
+
+	snprintf(opts, sizeof(opts),
+		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other",
+		 dev_fd);
+	if (mount("ring_server", mnt, "fuse", MS_NODEV, opts))
+		return -errno;
+	return 0;
+}
+
+int ring_server_init_flags(__u64 *flags)
+{
+	char mnt[] = "/tmp/ring_server.XXXXXX";
+	struct {
+		struct fuse_in_header in;
+		struct fuse_init_in init;
+		/* the kernel wants room for any request */
+		char more[FUSE_MIN_READ_BUFFER];
+	} buf;
+	ssize_t n;
+	int fd, err;
+
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (!mkdtemp(mnt)) {
+		err = -errno;
+		goto out_close;
+	}
+	err = do_mount(mnt, fd);
+	if (err)
+		goto out_rmdir;
+
+	n = read(fd, &buf, sizeof(buf));
+	if (n < 0)
+		err = -errno;
+	else if ((size_t)n < offsetof(typeof(buf), more) ||
+		 buf.in.opcode != FUSE_INIT)
+		err = -EPROTO;
+	else
+		*flags = buf.init.flags | (__u64)buf.init.flags2 << 32;
+	umount2(mnt, MNT_DETACH);
+out_rmdir:
+	rmdir(mnt);
+out_close:
+	close(fd);
+	return err;
+}
+
+/* The file of that name, looked up in the backing directory if it is new */
+static struct ring_node *get_node(struct ring_server *s, const char *name,
+				  int create_flags, mode_t mode, int *err)
+{
+	struct ring_node *node;
+	unsigned int i;
+	int fd;
+
+	*err = 0;
+	if (strnlen(name, RING_SERVER_NAME_MAX + 1) > RING_SERVER_NAME_MAX) {
+		*err = -ENAMETOOLONG;
+		return NULL;
+	}
+
+	pthread_mutex_lock(&s->lock);
+	for (i = 0; i < s->nr_nodes; i++) {
+		node = &s->nodes[i];
+		if (!strcmp(node->name, name))
+			goto out;
+	}
+	node = NULL;
+	fd = openat(s->dir_fd, name, O_RDWR | O_CLOEXEC | create_flags, mode);
+	if (fd < 0) {
+		*err = -errno;
+		goto out;
+	}
+	if (s->nr_nodes == RING_SERVER_MAX_NODES) {
+		close(fd);
+		*err = -ENOSPC;
+		goto out;
+	}
+	node = &s->nodes[s->nr_nodes++];
+	memcpy(node->name, name, strlen(name) + 1);
+	node->nodeid = FUSE_ROOT_ID + s->nr_nodes;
+	node->fd = fd;
+out:
+	pthread_mutex_unlock(&s->lock);
+	return node;
+}
+
+static struct ring_node *node_by_id(struct ring_server *s, __u64 nodeid)
+{
+	struct ring_node *node = NULL;
+
+	pthread_mutex_lock(&s->lock);
+	if (nodeid > FUSE_ROOT_ID && nodeid <= FUSE_ROOT_ID + s->nr_nodes)
+		node = &s->nodes[nodeid - FUSE_ROOT_ID - 1];
+	pthread_mutex_unlock(&s->lock);
+	return node;
+}
+
+static int fill_attr(struct ring_server *s, const struct ring_node *node,
+		     struct fuse_attr *attr)
+{
+	struct stat st;
+
+	if (fstat(node ? node->fd : s->dir_fd, &st))
+		return -errno;
+
+	memset(attr, 0, sizeof(*attr));
+	attr->ino = node ? node->nodeid : FUSE_ROOT_ID;
+	attr->size = st.st_size;
+	attr->blocks = st.st_blocks;
+	attr->atime = st.st_atim.tv_sec;
+	attr->atimensec = st.st_atim.tv_nsec;
+	attr->mtime = st.st_mtim.tv_sec;
+	attr->mtimensec = st.st_mtim.tv_nsec;
+	attr->ctime = st.st_ctim.tv_sec;
+	attr->ctimensec = st.st_ctim.tv_nsec;
+	attr->mode = st.st_mode;
+	attr->nlink = st.st_nlink;
+	attr->uid = st.st_uid;
+	attr->gid = st.st_gid;
+	attr->blksize = st.st_blksize;
+	return 0;
+}
+
+/* The handlers below fill in req->out and return its length or an errno */
+
+static int do_init(struct ring_req *req)
+{
+	const struct fuse_init_in *in = req->op;
+	struct fuse_init_out *out = req->out;
+	struct ring_server *s = req->server;
+	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES;
+
+	if (!((__u64)in->flags2 << 32 & FUSE_OVER_IO_URING))
+		s->nr_queues = 0;
+
+	memset(out, 0, sizeof(*out));
+	out->major = FUSE_KERNEL_VERSION;
+	out->minor = FUSE_KERNEL_MINOR_VERSION;
+	out->max_readahead = in->max_readahead;
+	out->flags = flags;
+	out->flags2 = flags >> 32;
+	out->max_background = 64;
+	out->congestion_threshold = 48;
+	out->max_write = RING_SERVER_MAX_IO;
+	out->max_pages = RING_SERVER_MAX_IO / PAGE_SZ;
+	out->max_stack_depth = s->cfg.max_stack_depth;
+	return sizeof(*out);
+}
+
+static int do_lookup(struct ring_req *req, struct ring_node *node)
+{
+	struct fuse_entry_out *out = req->out;
+	int err;
+
+	memset(out, 0, sizeof(*out));
+	err = fill_attr(req->server, node, &out->attr);
+	out->nodeid = node->nodeid;
+	out->generation = 1;
+	return err ? err : (int)sizeof(*out);
+}
+
+static int do_getattr(struct ring_req *req, struct ring_node *node)
+{
+	struct fuse_attr_out *out = req->out;
+	int err;
+
+	memset(out, 0, sizeof(*out));
+	err = fill_attr(req->server, node, &out->attr);
+	return err ? err : (int)sizeof(*out);
+}
+
+static int do_setattr(struct ring_req *req, struct ring_node *node)
+{
+	const struct fuse_setattr_in *in = req->op;
+	mode_t mode = in->mode;
+	__u64 size = in->size;
+
+	/* times and owners are of no interest here */
+	if ((in->valid & FATTR_MODE) && fchmod(node->fd, mode & 07777))
+		return -errno;
+	if ((in->valid & FATTR_SIZE) && ftruncate(node->fd, size))
+		return -errno;
+	return do_getattr(req, node);
+}
+
+static int fill_open(struct ring_req *req, struct ring_node *node,
+		     struct fuse_open_out *out)
+{
+	struct ring_server *s = req->server;
+	int id = __atomic_load_n(&node->backing_id, __ATOMIC_SEQ_CST);
+	int err = 0;
+
+	memset(out, 0, sizeof(*out));
+	out->fh = node->nodeid;
+	if (id > 0) {
+		out->open_flags = FOPEN_PASSTHROUGH;
+		out->backing_id = id;
+	}
+	if (s->cfg.open)
+		err = s->cfg.open(req, node, out);
+	if (!err)
+		__atomic_add_fetch(&node->opens, 1, __ATOMIC_SEQ_CST);
+	return err;
+}
+
+static int do_open(struct ring_req *req, struct ring_node *node)
+{
+	struct fuse_open_out *out = req->out;
+	int err = fill_open(req, node, out);
+
+	return err ? err : (int)sizeof(*out);
+}
+
+static int do_create(struct ring_req *req)
+{
+	const struct fuse_create_in *in = req->op;
+	struct {
+		struct fuse_entry_out entry;
+		struct fuse_open_out open;
+	} *out = req->out;
+	struct ring_node *node;
+	int err;
+
+	node = get_node(req->server, req->data, O_CREAT, in->mode & 07777,
+			&err);
+	if (!node)
+		return err;
+	err = do_lookup(req, node);
+	if (err < 0)
+		return err;
+	err = fill_open(req, node, &out->open);
+	return err ? err : (int)sizeof(*out);
+}
+
+static int do_read(struct ring_req *req, struct ring_node *node)
+{
+	const struct fuse_read_in *in = req->op;
+	ssize_t n = pread(node->fd, req->out, in->size, in->offset);
+
+	return n < 0 ? -errno : n;
+}
+
+static int do_write(struct ring_req *req, struct ring_node *node)
+{
+	const struct fuse_write_in *in = req->op;
+	struct fuse_write_out *out = req->out;
+	ssize_t n = pwrite(node->fd, req->data, in->size, in->offset);
+
+	if (n < 0)
+		return -errno;
+	memset(out, 0, sizeof(*out));
+	out->size = n;
+	return sizeof(*out);
+}
+
+static int do_release(struct ring_req *req, struct ring_node *node)
+{
+	struct ring_server *s = req->server;
+
+	__atomic_sub_fetch(&node->opens, 1, __ATOMIC_SEQ_CST);
+	if (s->cfg.release)
+		s->cfg.release(req, node);
+	return 0;
+}
+
+static int do_statfs(struct ring_req *req)
+{
+	struct fuse_statfs_out *out = req->out;
+	struct statfs st;
+
+	if (fstatfs(req->server->dir_fd, &st))
+		return -errno;
+	memset(out, 0, sizeof(*out));
+	out->st.blocks = st.f_blocks;
+	out->st.bfree = st.f_bfree;
+	out->st.bavail = st.f_bavail;
+	out->st.files = st.f_files;
+	out->st.ffree = st.f_ffree;
+	out->st.bsize = st.f_bsize;
+	out->st.namelen = RING_SERVER_NAME_MAX;
+	out->st.frsize = st.f_bsize;
+	return sizeof(*out);
+}
+
+/* The length of the answer, or a negative errno to answer with */
+static int handle(struct ring_req *req)
+{
+	struct ring_server *s = req->server;
+	struct ring_node *node;
+	__u32 op = req->in.opcode;
+	int err;
+
+	if (op < RING_SERVER_MAX_OPCODE)
+		__atomic_add_fetch(&s->count[op], 1, __ATOMIC_SEQ_CST);
+
+	switch (op) {
+	case FUSE_INIT:
+		return do_init(req);
+	case FUSE_LOOKUP:
+		node = get_node(s, req->data, 0, 0, &err);
+		return node ? do_lookup(req, node) : err;
+	case FUSE_CREATE:
+		return do_create(req);
+	case FUSE_STATFS:
+		return do_statfs(req);
+	case FUSE_OPENDIR:
+		memset(req->out, 0, sizeof(struct fuse_open_out));
+		return sizeof(struct fuse_open_out);
+	case FUSE_ACCESS:
+	case FUSE_READDIR:
+	case FUSE_RELEASEDIR:
+		return 0;
+	case FUSE_UNLINK:
+		return unlinkat(s->dir_fd, req->data, 0) ? -errno : 0;
+	case FUSE_GETATTR:
+		if (req->in.nodeid == FUSE_ROOT_ID)
+			return do_getattr(req, NULL);
+		break;
+	}
+
+	node = node_by_id(s, req->in.nodeid);
+	if (!node)
+		return -EOPNOTSUPP;
+
+	switch (op) {
+	case FUSE_GETATTR:
+		return do_getattr(req, node);
+	case FUSE_SETATTR:
+		return do_setattr(req, node);
+	case FUSE_OPEN:
+		return do_open(req, node);
+	case FUSE_READ:
+		return do_read(req, node);
+	case FUSE_WRITE:
+		return do_write(req, node);
+	case FUSE_FLUSH:
+		return 0;
+	case FUSE_FSYNC:
+		return fsync(node->fd) ? -errno : 0;
+	case FUSE_RELEASE:
+		return do_release(req, node);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+static struct io_uring_sqe *get_sqe(struct ring_queue *q)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+
+	/* the rings are sized for all that can be queued at once */
+	if (!sqe)
+		abort();
+	return sqe;
+}
+
+static void queue_register(struct ring_ent *ent)
+{
+	struct ring_queue *q = ent->queue;
+	struct io_uring_sqe *sqe = get_sqe(q);
+	struct fuse_uring_cmd_req *cmd;
+
+	cmd = backing_cmd_prep(sqe, q->server->dev_fd,
+			       FUSE_IO_URING_CMD_REGISTER);
+	cmd->qid = q->qid;
+	sqe->addr = (uintptr_t)ent->iov;
+	sqe->len = 2;
+	io_uring_sqe_set_data(sqe, ent);
+}
+
+static void queue_commit(struct ring_ent *ent)
+{
+	struct ring_queue *q = ent->queue;
+	struct io_uring_sqe *sqe = get_sqe(q);
+	struct fuse_uring_cmd_req *cmd;
+
+	cmd = backing_cmd_prep(sqe, q->server->dev_fd,
+			       FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
+	cmd->qid = q->qid;
+	cmd->commit_id = ent->hdr->ring_ent_in_out.commit_id;
+	io_uring_sqe_set_data(sqe, ent);
+}
+
+static void serve_ent(struct ring_ent *ent)
+{
+	struct fuse_out_header *oh = (void *)ent->hdr->in_out;
+	struct ring_req req = {
+		.server = ent->queue->server,
+		.queue = ent->queue,
+		.op = ent->hdr->op_in,
+		.data = ent->payload,
+		.data_len = ent->hdr->ring_ent_in_out.payload_sz,
+		.out = ent->payload,
+	};
+	int ret;
+
+	memcpy(&req.in, ent->hdr->in_out, sizeof(req.in));
+	ret = handle(&req);
+
+	oh->unique = req.in.unique;
+	oh->error = ret < 0 ? ret : 0;
+	oh->len = sizeof(*oh) + (ret > 0 ? ret : 0);
+	ent->hdr->ring_ent_in_out.payload_sz = ret > 0 ? ret : 0;
+	queue_commit(ent);
+}
+
+/* Returns true if the CQE was that of a command, with its result in @res */
+static bool take_cqe(struct ring_queue *q, struct io_uring_cqe *cqe, int *res)
+{
+	bool cmd = io_uring_cqe_get_data64(cqe) == UD_CMD;
+
+	if (cmd)
+		*res = cqe->res;
+	else if (cqe->res)
+		/* the connection is gone, and the entry with it */
+		q->live--;
+	else
+		q->stash[q->stashed++] = io_uring_cqe_get_data(cqe);
+	io_uring_cqe_seen(&q->ring, cqe);
+	return cmd;
+}
+
+int ring_queue_cmd(struct ring_queue *q,
+		   void (*prep)(struct io_uring_sqe *sqe, int dev_fd,
+				void *arg),
+		   void *arg)
+{
+	struct io_uring_sqe *sqe = get_sqe(q);
+	struct io_uring_cqe *cqe;
+	int ret, res;
+
+	prep(sqe, q->server->dev_fd, arg);
+	io_uring_sqe_set_data64(sqe, UD_CMD);
+	do {
+		ret = io_uring_submit_and_wait(&q->ring, 1);
+		if (ret < 0 && ret != -EINTR)
+			return ret;
+		while (!io_uring_peek_cqe(&q->ring, &cqe)) {
+			if (take_cqe(q, cqe, &res))
+				return res;
+		}
+	} while (1);
+}
+
+static int queue_init(struct ring_queue *q)
+{
+	struct ring_server *s = q->server;
+	/* a commit for each entry, and a command that runs beside it */
+	unsigned int entries = 2 * s->cfg.depth;
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < s->cfg.depth; i++) {
+		struct ring_ent *ent = &q->ents[i];
+
+		ent->queue = q;
+		ent->hdr = calloc(1, sizeof(*ent->hdr));
+		ent->payload = aligned_alloc(PAGE_SZ, RING_SERVER_MAX_IO);
+		if (!ent->hdr || !ent->payload)
+			return -ENOMEM;
+		ent->iov[0].iov_base = ent->hdr;
+		ent->iov[0].iov_len = sizeof(*ent->hdr);
+		ent->iov[1].iov_base = ent->payload;
+		ent->iov[1].iov_len = RING_SERVER_MAX_IO;
+	}
+
+	err = io_uring_queue_init(entries, &q->ring,
+				  IORING_SETUP_SQE128 | s->cfg.ring_flags);
+	if (err)
+		return err;
+
+	for (i = 0; i < s->cfg.depth; i++)
+		queue_register(&q->ents[i]);
+	err = io_uring_submit(&q->ring);
+	if (err != (int)s->cfg.depth) {
+		io_uring_queue_exit(&q->ring);
+		return err < 0 ? err : -EIO;
+	}
+	q->live = s->cfg.depth;
+	return 0;
+}
+
+static void queue_up(struct ring_server *s, int err)
+{
+	pthread_mutex_lock(&s->lock);
+	s->queues_up++;
+	if (err && !s->init_err)
+		s->init_err = err;
+	pthread_cond_broadcast(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void *queue_thread(void *arg)
+{
+	struct ring_queue *q = arg;
+	struct io_uring_cqe *cqe;
+	int err, res;
+
+	err = queue_init(q);
+	queue_up(q->server, err);
+	if (err)
+		return NULL;
+
+	while (q->live) {
+		if (!q->stashed) {
+			err = io_uring_submit_and_wait(&q->ring, 1);
+			if (err < 0 && err != -EINTR)
+				break;
+		}
+		while (!io_uring_peek_cqe(&q->ring, &cqe))
+			take_cqe(q, cqe, &res);
+		/* a hook that runs a command adds to the stash meanwhile */
+		while (q->stashed)
+			serve_ent(q->stash[--q->stashed]);
+	}
+
+	io_uring_queue_exit(&q->ring);
+	return NULL;
+}
+
+/* The bytes of the operation's header; what follows is req->data */
+static size_t op_size(__u32 opcode)
+{
+	switch (opcode) {
+	case FUSE_INIT:
+		return sizeof(struct fuse_init_in);
+	case FUSE_GETATTR:
+		return sizeof(struct fuse_getattr_in);
+	case FUSE_SETATTR:
+		return sizeof(struct fuse_setattr_in);
+	case FUSE_OPEN:
+		return sizeof(struct fuse_open_in);
+	case FUSE_CREATE:
+		return sizeof(struct fuse_create_in);
+	case FUSE_READ:
+		return sizeof(struct fuse_read_in);
+	case FUSE_WRITE:
+		return sizeof(struct fuse_write_in);
+	default:
+		return 0;
+	}
+}
+
+static void start_queues(struct ring_server *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < s->nr_queues; i++) {
+		struct ring_queue *q = &s->queues[i];
+
+		q->server = s;
+		q->qid = i;
+		if (pthread_create(&q->thread, NULL, queue_thread, q))
+			queue_up(s, -EAGAIN);
+		else
+			q->started = true;
+	}
+}
+
+static void *dev_thread(void *arg)
+{
+	struct ring_server *s = arg;
+	char *buf = malloc(DEV_BUF_SZ);
+	char *out = malloc(DEV_BUF_SZ);
+
+	while (buf && out) {
+		struct fuse_in_header *ih = (void *)buf;
+		struct fuse_out_header oh = { 0 };
+		struct ring_req req = { .server = s, .out = out };
+		struct iovec iov[2] = { { &oh, sizeof(oh) }, { out, 0 } };
+		ssize_t n = read(s->dev_fd, buf, DEV_BUF_SZ);
+		int ret;
+
+		if (n < 0 && (errno == EINTR || errno == ENOENT))
+			continue;
+		/* unmounted or aborted */
+		if (n < (ssize_t)sizeof(*ih))
+			break;
+
+		/* these have no answer */
+		if (ih->opcode == FUSE_FORGET ||
+		    ih->opcode == FUSE_BATCH_FORGET ||
+		    ih->opcode == FUSE_INTERRUPT)
+			continue;
+
+		req.in = *ih;
+		req.op = ih + 1;
+		req.data = (char *)req.op + op_size(ih->opcode);
+		req.data_len = buf + n - (char *)req.data;
+		ret = handle(&req);
+		oh.unique = ih->unique;
+		oh.error = ret < 0 ? ret : 0;
+		iov[1].iov_len = ret > 0 ? ret : 0;
+		oh.len = sizeof(oh) + iov[1].iov_len;
+		/* fails if the connection died meanwhile: see read() */
+		n = writev(s->dev_fd, iov, 2);
+
+		if (ih->opcode == FUSE_INIT) {
+			pthread_mutex_lock(&s->lock);
+			s->init_done = true;
+			if (n < 0)
+				s->init_err = -errno;
+			pthread_cond_broadcast(&s->cond);
+			pthread_mutex_unlock(&s->lock);
+			if (n > 0)
+				start_queues(s);
+		}
+	}
+
+	pthread_mutex_lock(&s->lock);
+	if (!s->init_done)
+		s->init_err = -ENOTCONN;
+	s->init_done = true;
+	pthread_cond_broadcast(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+	free(buf);
+	free(out);
+	return NULL;
+}
+
+int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
+		      const struct ring_server_cfg *cfg)
+{
+	struct ring_server *s;
+	struct stat st;
+	int err;
+
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->cfg = *cfg;
+	if (!s->cfg.depth)
+		s->cfg.depth = DEFAULT_DEPTH;
+	s->dir_fd = dir_fd;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->cond, NULL);
+
+	err = -EINVAL;
+	s->dev_fd = -1;
+	if (s->cfg.depth > RING_SERVER_MAX_DEPTH)
+		goto fail;
+
+	err = -ENOMEM;
+	s->mnt = strdup(mnt);
+	if (!s->mnt)
+		goto fail;
+	if (s->cfg.init_flags & FUSE_OVER_IO_URING) {
+		s->nr_queues = possible_cpus();
+		s->queues = calloc(s->nr_queues, sizeof(*s->queues));
+		if (!s->queues)
+			goto fail;
+	}
+
+	s->dev_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (s->dev_fd < 0) {
+		err = -errno;
+		goto fail;
+	}
+	err = do_mount(mnt, s->dev_fd);
+	if (err)
+		goto fail;
+	s->mounted = true;
+
+	if (!s->cfg.no_init) {
+		err = -pthread_create(&s->dev_thread, NULL, dev_thread, s);
+		if (err)
+			goto fail;
+		s->dev_thread_started = true;
+
+		pthread_mutex_lock(&s->lock);
+		while (!s->init_done ||
+		       (!s->init_err && s->queues_up < s->nr_queues))
+			pthread_cond_wait(&s->cond, &s->lock);
+		err = s->init_err;
+		pthread_mutex_unlock(&s->lock);
+		if (err)
+			goto fail;
+	}
+
+	/* of no use before INIT: it would wait for the answer */
+	if (!s->cfg.no_init) {
+		if (stat(mnt, &st)) {
+			err = -errno;
+			goto fail;
+		}
+		s->dev = st.st_dev;
+	}
+
+	*server = s;
+	return 0;
+
+fail:
+	ring_server_stop(s);
+	return err;
+}
+
+int ring_server_umount(struct ring_server *s)
+{
+	if (umount2(s->mnt, 0))
+		return -errno;
+	s->mounted = false;
+	return 0;
+}
+
+int ring_server_abort(struct ring_server *s)
+{
+	char path[64];
+	int fd, err = 0;
+
+	snprintf(path, sizeof(path), FUSECTL "/%u/abort", minor(s->dev));
+	if (access(path, F_OK) &&
+	    mount("fusectl", FUSECTL, "fusectl", 0, NULL))
+		return -errno;
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, "1", 1) != 1)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+int ring_server_stop(struct ring_server *s)
+{
+	unsigned int i, j;
+	int err = 0;
+
+	if (!s)
+		return 0;
+
+	if (s->mounted) {
+		err = ring_server_umount(s);
+		if (err) {
+			ring_server_abort(s);
+			umount2(s->mnt, MNT_DETACH);
+		}
+	}
+	if (s->dev_thread_started)
+		pthread_join(s->dev_thread, NULL);
+	for (i = 0; i < s->nr_queues && s->queues; i++) {
+		struct ring_queue *q = &s->queues[i];
+
+		if (q->started)
+			pthread_join(q->thread, NULL);
+		for (j = 0; j < s->cfg.depth; j++) {
+			free(q->ents[j].hdr);
+			free(q->ents[j].payload);
+		}
+	}
+	for (i = 0; i < s->nr_nodes; i++)
+		close(s->nodes[i].fd);
+	if (s->dev_fd >= 0)
+		close(s->dev_fd);
+	pthread_cond_destroy(&s->cond);
+	pthread_mutex_destroy(&s->lock);
+	free(s->queues);
+	free(s->mnt);
+	free(s);
+	return err;
+}
+
+int ring_server_dev_fd(struct ring_server *s)
+{
+	return s->dev_fd;
+}
+
+void *ring_server_priv(struct ring_server *s)
+{
+	return s->cfg.priv;
+}
+
+unsigned int ring_server_nr_queues(struct ring_server *s)
+{
+	return s->nr_queues;
+}
+
+int ring_server_set_backing(struct ring_server *s, const char *name, int id)
+{
+	struct ring_node *node;
+	int err;
+
+	node = get_node(s, name, 0, 0, &err);
+	if (node)
+		__atomic_store_n(&node->backing_id, id, __ATOMIC_SEQ_CST);
+	return err;
+}
+
+unsigned long ring_server_count(struct ring_server *s, __u32 opcode)
+{
+	return __atomic_load_n(&s->count[opcode], __ATOMIC_SEQ_CST);
+}

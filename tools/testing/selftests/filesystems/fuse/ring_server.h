@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A small FUSE server over io_uring for tests.
+ *
+ * It mounts a directory of flat files: every name in the root of the mount is
+ * the file of that name in a backing directory. One thread reads /dev/fuse
+ * (INIT, FORGET and all else that does not come over a ring), and after INIT
+ * one thread for each possible CPU serves that CPU's queue from a ring of its
+ * own: ring entries belong to the task that registers them.
+ *
+ * All functions that return int return 0 (or what is said) or a negative
+ * errno, unless said otherwise. The rules of the protocol are those of
+ * Documentation/filesystems/fuse/fuse-io-uring.rst and the uapi page beside it.
+ */
+#ifndef RING_SERVER_H
+#define RING_SERVER_H
+
+#include <liburing.h>
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "backing_cmd.h"
+
+#define RING_SERVER_NAME_MAX	31
+#define RING_SERVER_MAX_NODES	128
+#define RING_SERVER_MAX_OPCODE	64
+#define RING_SERVER_MAX_DEPTH	64
+
+/* Largest READ and WRITE in bytes */
+#define RING_SERVER_MAX_IO	(64 * 1024)
+
+struct ring_server;
+struct ring_queue;
+
+/* A file that was looked up or created; lives as long as the server */
+struct ring_node {
+	char name[RING_SERVER_NAME_MAX + 1];
+	__u64 nodeid;
+	/* the file in the backing directory, O_RDWR if that can be had */
+	int fd;
+	/* > 0: OPEN and CREATE answer with FOPEN_PASSTHROUGH and this id */
+	int backing_id;
+	/* opens not yet released */
+	int opens;
+};
+
+/* What a hook gets to see of a request */
+struct ring_req {
+	struct ring_server *server;
+	/* the queue that it came over, NULL for /dev/fuse */
+	struct ring_queue *queue;
+	struct fuse_in_header in;
+	/* the header of the operation, e.g. struct fuse_open_in */
+	const void *op;
+	/* what follows the header, e.g. a name */
+	const void *data;
+	size_t data_len;
+	/* where the answer goes, RING_SERVER_MAX_IO bytes; can be @data */
+	void *out;
+	size_t out_len;
+};
+
+struct ring_server_cfg {
+	/* FUSE_INIT flags to reply with besides what the server itself needs */
+	__u64 init_flags;
+	/* fuse_init_out.max_stack_depth */
+	__u32 max_stack_depth;
+	/* ring entries for each queue, 0: 2; at most RING_SERVER_MAX_DEPTH */
+	unsigned int depth;
+	/* io_uring_setup() flags for the queues' rings besides SQE128 */
+	unsigned int ring_flags;
+	/* do not read /dev/fuse: INIT stays without an answer */
+	bool no_init;
+
+	/*
+	 * Called for OPEN and CREATE with @out filled in from the node; may
+	 * change it. Runs in the thread of the queue.
+	 *
+	 * Return: 0, or a negative errno to answer with.
+	 */
+	int (*open)(struct ring_req *req, struct ring_node *node,
+		    struct fuse_open_out *out);
+	/* Called for RELEASE */
+	void (*release)(struct ring_req *req, struct ring_node *node);
+	/* for the hooks */
+	void *priv;
+};
+
+/**
+ * ring_server_enable_uring() - switch the module parameter enable_uring
+ * @on:		the new value
+ * @was:	the old value is put here, to give back later; may be NULL
+ */
+int ring_server_enable_uring(bool on, bool *was);
+
+/**
+ * ring_server_init_flags() - ask the kernel what it can do
+ * @flags:	the flags of its FUSE_INIT, flags2 in the upper half
+ *
+ * Mounts on a temporary directory, reads the INIT request and unmounts again.
+ * FUSE_HAS_IO_URING_BACKING is only there while enable_uring is on.
+ */
+int ring_server_init_flags(__u64 *flags);
+
+/**
+ * ring_server_start() - mount, and serve until ring_server_stop()
+ * @server:	the server is put here
+ * @mnt:	mount point, an existing directory
+ * @dir_fd:	the backing directory, has to stay open
+ * @cfg:	what to negotiate and to answer; copied
+ *
+ * With FUSE_OVER_IO_URING in @cfg->init_flags, and if the kernel offers it, it
+ * returns when all queues are registered, so that every later request comes
+ * over a ring. Else all come over /dev/fuse.
+ */
+int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
+		      const struct ring_server_cfg *cfg);
+
+/**
+ * ring_server_umount() - unmount, without ending the server
+ * @server:	a started server
+ *
+ * Return: 0, or -EBUSY and so on from umount2(). The connection is dead
+ * afterwards and its threads end; the /dev/fuse file stays open.
+ */
+int ring_server_umount(struct ring_server *server);
+
+/**
+ * ring_server_abort() - abort the connection through fusectl
+ * @server:	a started server
+ *
+ * Mounts fusectl at its place if it is not; do this in a mount namespace that
+ * is your own.
+ */
+int ring_server_abort(struct ring_server *server);
+
+/**
+ * ring_server_stop() - unmount if still mounted, end all threads and free
+ * @server:	a server, or NULL
+ *
+ * Return: 0 or the error of the unmount. On error the mount is detached and the
+ * connection aborted, so nothing is left either way.
+ */
+int ring_server_stop(struct ring_server *server);
+
+/**
+ * ring_server_dev_fd() - the /dev/fuse file of the connection
+ * @server:	a started server
+ *
+ * Return: the file descriptor; the server closes it.
+ */
+int ring_server_dev_fd(struct ring_server *server);
+
+/**
+ * ring_server_priv() - what the hooks need
+ * @server:	a started server
+ *
+ * Return: @priv of the configuration.
+ */
+void *ring_server_priv(struct ring_server *server);
+
+/**
+ * ring_server_nr_queues() - how many queues it serves
+ * @server:	a started server
+ *
+ * Return: the number of possible CPUs, or 0 if all goes over /dev/fuse.
+ */
+unsigned int ring_server_nr_queues(struct ring_server *server);
+
+/**
+ * ring_server_set_backing() - answer the next opens of a file with an id
+ * @server:	a started server
+ * @name:	the file; is looked up if it was not yet
+ * @id:		the backing id, or 0 for no passthrough
+ */
+int ring_server_set_backing(struct ring_server *server, const char *name,
+			    int id);
+
+/**
+ * ring_server_count() - how many requests of a kind the server has seen
+ * @server:	a started server
+ * @opcode:	enum fuse_opcode
+ *
+ * Return: the number since the start, those over /dev/fuse included.
+ */
+unsigned long ring_server_count(struct ring_server *server, __u32 opcode);
+
+/**
+ * ring_queue_cmd() - run one command on the ring of the queue itself
+ * @queue:	the queue whose thread is the caller, from struct ring_req
+ * @prep:	fills in the SQE; user_data is set afterwards
+ * @arg:	for @prep
+ *
+ * Submits and waits for the CQE. Requests that arrive meanwhile are kept for
+ * the thread: a ring whose CQEs are not all requests needs that.
+ *
+ * Return: the CQE's res.
+ */
+int ring_queue_cmd(struct ring_queue *queue,
+		   void (*prep)(struct io_uring_sqe *sqe, int dev_fd,
+				void *arg),
+		   void *arg);
+
+#endif /* RING_SERVER_H */
