@@ -63,6 +63,23 @@ static inline void backing_cmd_prep_open(struct io_uring_sqe *sqe, int dev_fd,
 }
 
 /**
+ * backing_cmd_prep_open_id() - register a backing file under a given id
+ * @sqe:	an SQE of 128 bytes
+ * @dev_fd:	see backing_cmd_prep()
+ * @fd:		see backing_cmd_prep_open()
+ * @id:		the backing id wanted, > 0
+ *
+ * The CQE's res is @id, or a negative errno, -EEXIST if @id is in use. As the
+ * result is known beforehand, the reply that uses it can be linked behind.
+ */
+static inline void backing_cmd_prep_open_id(struct io_uring_sqe *sqe,
+					    int dev_fd, int fd, int id)
+{
+	backing_cmd_prep_open(sqe, dev_fd, fd);
+	backing_cmd_req(sqe)->backing.id = id;
+}
+
+/**
  * backing_cmd_prep_close() - release a backing id
  * @sqe:	an SQE of 128 bytes
  * @dev_fd:	see backing_cmd_prep()

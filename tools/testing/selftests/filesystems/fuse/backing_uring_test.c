@@ -14,7 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/capability.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -988,7 +988,6 @@ static const struct field open_reserved[] = {
 	{ "flags", 0, 8 },
 	{ "commit_id", 8, 8 },
 	{ "qid and padding", 16, 8 },
-	{ "backing.id", 40, 4 },
 	{ "backing.reserved", 44, 4 },
 	{ }
 };
@@ -1046,6 +1045,149 @@ TEST_F(command, reserved_fields)
 	check_reserved(_metadata, &self->env.issuer,
 		       FUSE_IO_URING_CMD_BACKING_CLOSE, &req, close_reserved);
 	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	close(fd);
+}
+
+static int open_id(struct backing_issuer *issuer, int fd, int id)
+{
+	struct fuse_uring_cmd_req req = {
+		.backing.map.fd = fd,
+		.backing.id = id,
+	};
+
+	return backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req, 0);
+}
+
+TEST_F(command, wanted_id)
+{
+	int fd, id, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", FILE_SZ);
+	ASSERT_GE(fd, 0);
+
+	EXPECT_EQ(fd, open_id(&self->env.issuer, fd, fd));
+	EXPECT_EQ(INT_MAX, open_id(&self->env.issuer, fd, INT_MAX));
+	EXPECT_EQ(1, open_id(&self->env.issuer, fd, 1));
+	EXPECT_EQ(1 << 30, open_id(&self->env.issuer, fd, 1 << 30));
+
+	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, fd));
+	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, INT_MAX));
+	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, 1));
+	EXPECT_EQ(-EINVAL, open_id(&self->env.issuer, fd, -1));
+	EXPECT_EQ(-EINVAL, open_id(&self->env.issuer, fd, INT_MIN));
+	/* the file is looked at before the id */
+	EXPECT_EQ(-EBADF, open_id(&self->env.issuer, -1, fd));
+	EXPECT_EQ(-EISDIR,
+		  open_id(&self->env.issuer, self->env.dir_fd, INT_MAX));
+
+	/* it is an id like any other */
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file",
+					     INT_MAX));
+	m = open_mnt(&self->env, "file", O_RDWR);
+	ASSERT_GE(m, 0);
+	EXPECT_EQ(4, pwrite(m, "want", 4, 0));
+	EXPECT_EQ(0, cmp_back(&self->env, "file", "want", 4, 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(m);
+
+	/* and free again right after its close */
+	for (id = 0; id < 100; id++) {
+		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, INT_MAX));
+		EXPECT_EQ(INT_MAX, open_id(&self->env.issuer, fd, INT_MAX));
+	}
+	close(fd);
+}
+
+TEST_F(command, kernel_skips_wanted_ids)
+{
+	const struct backing_how how = { .ioctl = true };
+	struct backing_issuer ioctl;
+	int fd, i;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = ring_server_dev_fd(self->env.server);
+	ASSERT_EQ(0, backing_issuer_init(&ioctl, &how, fd));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+
+	for (i = 2; i <= 100; i += 2)
+		ASSERT_EQ(i, open_id(&self->env.issuer, fd, i));
+	EXPECT_EQ(INT_MAX, open_id(&self->env.issuer, fd, INT_MAX));
+	/* upwards from 1, whatever was asked for between, either way */
+	for (i = 1; i < 100; i += 4) {
+		EXPECT_EQ(i, backing_issue_open(&self->env.issuer, fd));
+		EXPECT_EQ(i + 2, backing_issue_open(&ioctl, fd));
+	}
+	EXPECT_EQ(101, backing_issue_open(&self->env.issuer, fd));
+	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, 99));
+
+	/* cyclically: an id that was given back is not the next one */
+	EXPECT_EQ(0, backing_issue_close(&ioctl, 50));
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, 101));
+	EXPECT_EQ(102, backing_issue_open(&ioctl, fd));
+	EXPECT_EQ(50, open_id(&self->env.issuer, fd, 50));
+	backing_issuer_exit(&ioctl);
+	close(fd);
+}
+
+#define RACES	200
+
+struct racer {
+	pthread_t thread;
+	pthread_barrier_t *barrier;
+	const struct backing_how *how;
+	int dev_fd;
+	int fd;
+	int res[RACES];
+};
+
+static void *race_thread(void *arg)
+{
+	struct racer *r = arg;
+	struct backing_issuer issuer;
+	int i;
+
+	if (backing_issuer_init(&issuer, r->how, r->dev_fd))
+		abort();
+	for (i = 0; i < RACES; i++) {
+		pthread_barrier_wait(r->barrier);
+		r->res[i] = open_id(&issuer, r->fd, 1000 + i);
+	}
+	backing_issuer_exit(&issuer);
+	return NULL;
+}
+
+TEST_F(command, race_for_an_id)
+{
+	pthread_barrier_t barrier;
+	struct racer r[2] = { };
+	int fd, i;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, pthread_barrier_init(&barrier, NULL, 2));
+	for (i = 0; i < 2; i++) {
+		r[i].barrier = &barrier;
+		r[i].how = &variant->how;
+		r[i].dev_fd = ring_server_dev_fd(self->env.server);
+		r[i].fd = fd;
+		ASSERT_EQ(0, pthread_create(&r[i].thread, NULL, race_thread,
+					    &r[i]));
+	}
+	pthread_join(r[0].thread, NULL);
+	pthread_join(r[1].thread, NULL);
+	/* exactly one wins */
+	for (i = 0; i < RACES; i++) {
+		EXPECT_TRUE((r[0].res[i] == 1000 + i &&
+			     r[1].res[i] == -EEXIST) ||
+			    (r[1].res[i] == 1000 + i &&
+			     r[0].res[i] == -EEXIST)) {
+			TH_LOG("%d and %d", r[0].res[i], r[1].res[i]);
+		}
+		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, 1000 + i));
+	}
 	close(fd);
 }
 
@@ -1185,6 +1327,66 @@ TEST_F(command, device_not_mounted)
 	EXPECT_EQ(-EPERM, backing_issue_close(&issuer, 1));
 	backing_issuer_exit(&issuer);
 	close(fd);
+}
+
+/* Bytes of slab in use, in all caches */
+static long slab(void)
+{
+	char line[128];
+	long kb = -1;
+	FILE *f;
+
+	f = fopen("/proc/meminfo", "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f) && sscanf(line, "Slab: %ld", &kb) != 1)
+		;
+	fclose(f);
+	return kb * 1024;
+}
+
+static int reverse_bits(unsigned int n)
+{
+	unsigned int i, r = 0;
+
+	for (i = 0; i < 31; i++)
+		r |= (n >> i & 1) << (30 - i);
+	return r;
+}
+
+#define MANY_IDS	20000
+
+/* What an id costs in memory, dense from 1 and spread over all 31 bits */
+TEST(memory_of_ids)
+{
+	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	const char *missing = backing_env_missing(NULL);
+	struct backing_env env = { };
+	long before, cost[2];
+	int fd, i, id, spread;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, backing_env_setup(&env));
+	for (spread = 0; spread < 2; spread++) {
+		ASSERT_EQ(0, backing_env_start(&env, &how, NULL));
+		fd = backing_make_file(&env, "file", 10);
+		ASSERT_GE(fd, 0);
+		before = slab();
+		for (i = 1; i <= MANY_IDS; i++) {
+			id = spread ? reverse_bits(i) : i;
+			ASSERT_EQ(id, open_id(&env.issuer, fd, id));
+		}
+		cost[spread] = (slab() - before) / MANY_IDS;
+		close(fd);
+		EXPECT_EQ(0, backing_env_stop(&env));
+	}
+	TH_LOG("%d ids: %ld bytes each dense, %ld spread", MANY_IDS, cost[0],
+	       cost[1]);
+	/* nodes of the id map are shared, or at worst not, but never worse */
+	EXPECT_LT(cost[0], 1024);
+	EXPECT_LT(cost[1], 4096);
+	EXPECT_EQ(0, backing_env_teardown(&env));
 }
 
 /*

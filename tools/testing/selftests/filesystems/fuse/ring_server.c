@@ -27,14 +27,35 @@
 #define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
 #define FUSECTL		"/sys/fs/fuse/connections"
 
-/* user_data of a CQE that is no request; ring entries are aligned pointers */
-#define UD_CMD		1ULL
+/*
+ * What the user_data of a CQE is about, in the low bits of the address of a
+ * ring entry: its next request, the registration that its reply is linked to,
+ * or, without an entry, a command of ring_queue_cmd() or ring_queue_close_id().
+ */
+#define UD_REQUEST	0
+#define UD_LINK		1
+#define UD_CMD		2
+#define UD_CLOSE	3
+#define UD_MASK		3ULL
 
 struct ring_ent {
 	struct ring_queue *queue;
 	struct fuse_uring_req_header *hdr;
 	void *payload;
 	struct iovec iov[2];
+
+	/* of the request in it, in case a linked reply has to be made again */
+	struct ring_req req;
+	struct ring_node *node;
+	struct fuse_open_out *open;
+	int ret;
+};
+
+/* A CQE that waits for the thread of the queue */
+struct ring_event {
+	struct ring_ent *ent;
+	/* why the linked registration failed, or 0 for a request */
+	int err;
 };
 
 struct ring_queue {
@@ -46,9 +67,10 @@ struct ring_queue {
 	struct ring_ent ents[RING_SERVER_MAX_DEPTH];
 	/* entries the kernel has not given back with an error */
 	unsigned int live;
-	/* requests that came while ring_queue_cmd() waited */
-	struct ring_ent *stash[RING_SERVER_MAX_DEPTH];
-	unsigned int stashed;
+	/* what the CQEs taken so far were about; each entry has one at most */
+	struct ring_event events[RING_SERVER_MAX_DEPTH];
+	unsigned int nr_events;
+	struct ring_server_stats stats;
 };
 
 struct ring_server {
@@ -318,6 +340,10 @@ static int fill_open(struct ring_req *req, struct ring_node *node,
 	int id = __atomic_load_n(&node->backing_id, __ATOMIC_SEQ_CST);
 	int err = 0;
 
+	if (req->ent) {
+		req->ent->node = node;
+		req->ent->open = out;
+	}
 	memset(out, 0, sizeof(*out));
 	out->fh = node->nodeid;
 	if (id > 0) {
@@ -482,6 +508,12 @@ static struct io_uring_sqe *get_sqe(struct ring_queue *q)
 	return sqe;
 }
 
+/* Read by other threads */
+static void count(unsigned long *counter, unsigned long n)
+{
+	__atomic_add_fetch(counter, n, __ATOMIC_SEQ_CST);
+}
+
 static void queue_register(struct ring_ent *ent)
 {
 	struct ring_queue *q = ent->queue;
@@ -493,59 +525,162 @@ static void queue_register(struct ring_ent *ent)
 	cmd->qid = q->qid;
 	sqe->addr = (uintptr_t)ent->iov;
 	sqe->len = 2;
-	io_uring_sqe_set_data(sqe, ent);
+	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_REQUEST);
+}
+
+/* All of a link has to be submitted at once: what comes later is not in it */
+static void queue_room(struct ring_queue *q, unsigned int sqes)
+{
+	while (io_uring_sq_space_left(&q->ring) < sqes) {
+		count(&q->stats.enters, 1);
+		io_uring_submit(&q->ring);
+		/* returns at once if there is no SQPOLL thread to wait for */
+		io_uring_sqring_wait(&q->ring);
+	}
+}
+
+static void set_link(struct ring_ent *ent, struct io_uring_sqe *sqe)
+{
+	const struct ring_server_cfg *cfg = &ent->queue->server->cfg;
+
+	sqe->flags = cfg->link_flags;
+	if (!(sqe->flags & IOSQE_IO_HARDLINK))
+		sqe->flags |= IOSQE_IO_LINK;
+	if (!cfg->link_no_skip)
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_LINK);
 }
 
 static void queue_commit(struct ring_ent *ent)
 {
 	struct ring_queue *q = ent->queue;
-	struct io_uring_sqe *sqe = get_sqe(q);
+	int dev_fd = q->server->dev_fd;
 	struct fuse_uring_cmd_req *cmd;
+	struct io_uring_sqe *sqe;
 
-	cmd = backing_cmd_prep(sqe, q->server->dev_fd,
-			       FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
+	if (ent->ret > 0 && ent->req.link_fd >= 0) {
+		queue_room(q, ent->req.link_close_id > 0 ? 3 : 2);
+		if (ent->req.link_close_id > 0) {
+			sqe = get_sqe(q);
+			backing_cmd_prep_close(sqe, dev_fd,
+					       ent->req.link_close_id);
+			set_link(ent, sqe);
+		}
+		sqe = get_sqe(q);
+		backing_cmd_prep_open_id(sqe, dev_fd, ent->req.link_fd,
+					 ent->open->backing_id);
+		set_link(ent, sqe);
+	} else {
+		queue_room(q, 1);
+	}
+
+	sqe = get_sqe(q);
+	cmd = backing_cmd_prep(sqe, dev_fd, FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
 	cmd->qid = q->qid;
 	cmd->commit_id = ent->hdr->ring_ent_in_out.commit_id;
-	io_uring_sqe_set_data(sqe, ent);
+	sqe->flags = q->server->cfg.commit_flags;
+	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_REQUEST);
 }
 
-static void serve_ent(struct ring_ent *ent)
+static void reply(struct ring_ent *ent)
 {
 	struct fuse_out_header *oh = (void *)ent->hdr->in_out;
-	struct ring_req req = {
-		.server = ent->queue->server,
-		.queue = ent->queue,
-		.op = ent->hdr->op_in,
-		.data = ent->payload,
-		.data_len = ent->hdr->ring_ent_in_out.payload_sz,
-		.out = ent->payload,
-	};
-	int ret;
+	int ret = ent->ret;
 
-	memcpy(&req.in, ent->hdr->in_out, sizeof(req.in));
-	ret = handle(&req);
-
-	oh->unique = req.in.unique;
+	oh->unique = ent->req.in.unique;
 	oh->error = ret < 0 ? ret : 0;
 	oh->len = sizeof(*oh) + (ret > 0 ? ret : 0);
 	ent->hdr->ring_ent_in_out.payload_sz = ret > 0 ? ret : 0;
 	queue_commit(ent);
 }
 
+static void serve_event(const struct ring_event *event)
+{
+	struct ring_ent *ent = event->ent;
+	struct ring_server *s = ent->queue->server;
+	int err;
+
+	if (!event->err) {
+		ent->req = (struct ring_req){
+			.server = s,
+			.queue = ent->queue,
+			.ent = ent,
+			.op = ent->hdr->op_in,
+			.data = ent->payload,
+			.data_len = ent->hdr->ring_ent_in_out.payload_sz,
+			.out = ent->payload,
+			.link_fd = -1,
+		};
+		memcpy(&ent->req.in, ent->hdr->in_out, sizeof(ent->req.in));
+		ent->ret = handle(&ent->req);
+	} else {
+		/* the length of the reply stays: same request, same kind */
+		err = event->err;
+		if (s->cfg.link_failed)
+			err = s->cfg.link_failed(&ent->req, ent->node,
+						 ent->open, err);
+		if (err) {
+			__atomic_sub_fetch(&ent->node->opens, 1,
+					   __ATOMIC_SEQ_CST);
+			ent->ret = err;
+		}
+	}
+	reply(ent);
+}
+
 /* Returns true if the CQE was that of a command, with its result in @res */
 static bool take_cqe(struct ring_queue *q, struct io_uring_cqe *cqe, int *res)
 {
-	bool cmd = io_uring_cqe_get_data64(cqe) == UD_CMD;
+	__u64 ud = io_uring_cqe_get_data64(cqe);
+	struct ring_ent *ent = (void *)(uintptr_t)(ud & ~UD_MASK);
+	int err = cqe->res;
 
-	if (cmd)
-		*res = cqe->res;
-	else if (cqe->res)
-		/* the connection is gone, and the entry with it */
-		q->live--;
-	else
-		q->stash[q->stashed++] = io_uring_cqe_get_data(cqe);
+	count(&q->stats.cqes, 1);
 	io_uring_cqe_seen(&q->ring, cqe);
-	return cmd;
+
+	switch (ud & UD_MASK) {
+	case UD_CMD:
+		*res = err;
+		return true;
+	case UD_CLOSE:
+		count(&q->stats.closes_failed, err < 0);
+		return false;
+	case UD_LINK:
+		if (err >= 0)
+			return false;
+		count(&q->stats.links_failed, 1);
+		/* a hard link goes on: the reply is on its way */
+		if (q->server->cfg.link_flags & IOSQE_IO_HARDLINK)
+			return false;
+		break;
+	default:
+		if (err == -ECANCELED && q->server->cfg.link_no_skip) {
+			count(&q->stats.commits_canceled, 1);
+			return false;
+		}
+		if (err) {
+			/* the connection is gone, and the entry with it */
+			q->live--;
+			return false;
+		}
+	}
+
+	q->events[q->nr_events].ent = ent;
+	q->events[q->nr_events++].err = err;
+	return false;
+}
+
+static int submit_and_wait(struct ring_queue *q)
+{
+	int ret;
+
+	count(&q->stats.enters, 1);
+	ret = io_uring_submit_and_wait(&q->ring, 1);
+	if (io_uring_cq_ready(&q->ring) > q->stats.cqes_max)
+		q->stats.cqes_max = io_uring_cq_ready(&q->ring);
+	if (io_uring_cq_has_overflow(&q->ring))
+		count(&q->stats.overflows, 1);
+	return ret == -EINTR ? 0 : ret;
 }
 
 int ring_queue_cmd(struct ring_queue *q,
@@ -553,15 +688,17 @@ int ring_queue_cmd(struct ring_queue *q,
 				void *arg),
 		   void *arg)
 {
-	struct io_uring_sqe *sqe = get_sqe(q);
 	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe;
 	int ret, res;
 
+	queue_room(q, 1);
+	sqe = get_sqe(q);
 	prep(sqe, q->server->dev_fd, arg);
 	io_uring_sqe_set_data64(sqe, UD_CMD);
 	do {
-		ret = io_uring_submit_and_wait(&q->ring, 1);
-		if (ret < 0 && ret != -EINTR)
+		ret = submit_and_wait(q);
+		if (ret < 0)
 			return ret;
 		while (!io_uring_peek_cqe(&q->ring, &cqe)) {
 			if (take_cqe(q, cqe, &res))
@@ -570,13 +707,33 @@ int ring_queue_cmd(struct ring_queue *q,
 	} while (1);
 }
 
+void ring_queue_close_id(struct ring_queue *q, int id)
+{
+	struct io_uring_sqe *sqe;
+
+	queue_room(q, 1);
+	sqe = get_sqe(q);
+	backing_cmd_prep_close(sqe, q->server->dev_fd, id);
+	sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+	io_uring_sqe_set_data64(sqe, UD_CLOSE);
+}
+
 static int queue_init(struct ring_queue *q)
 {
 	struct ring_server *s = q->server;
-	/* a commit for each entry, and a command that runs beside it */
-	unsigned int entries = 2 * s->cfg.depth;
+	struct io_uring_params p = { .flags = s->cfg.ring_flags };
+	/* a close, an open and a commit for each entry, and a command */
+	unsigned int entries = 3 * s->cfg.depth + 1;
 	unsigned int i;
 	int err;
+
+	p.flags |= IORING_SETUP_SQE128;
+	if (s->cfg.sq_entries)
+		entries = s->cfg.sq_entries;
+	if (s->cfg.cq_entries) {
+		p.flags |= IORING_SETUP_CQSIZE;
+		p.cq_entries = s->cfg.cq_entries;
+	}
 
 	for (i = 0; i < s->cfg.depth; i++) {
 		struct ring_ent *ent = &q->ents[i];
@@ -592,8 +749,7 @@ static int queue_init(struct ring_queue *q)
 		ent->iov[1].iov_len = RING_SERVER_MAX_IO;
 	}
 
-	err = io_uring_queue_init(entries, &q->ring,
-				  IORING_SETUP_SQE128 | s->cfg.ring_flags);
+	err = io_uring_queue_init_params(entries, &q->ring, &p);
 	if (err)
 		return err;
 
@@ -630,16 +786,16 @@ static void *queue_thread(void *arg)
 		return NULL;
 
 	while (q->live) {
-		if (!q->stashed) {
-			err = io_uring_submit_and_wait(&q->ring, 1);
-			if (err < 0 && err != -EINTR)
-				break;
-		}
+		if (!q->nr_events && submit_and_wait(q) < 0)
+			break;
 		while (!io_uring_peek_cqe(&q->ring, &cqe))
 			take_cqe(q, cqe, &res);
-		/* a hook that runs a command adds to the stash meanwhile */
-		while (q->stashed)
-			serve_ent(q->stash[--q->stashed]);
+		/* a hook that runs a command adds to them meanwhile */
+		while (q->nr_events) {
+			struct ring_event event = q->events[--q->nr_events];
+
+			serve_event(&event);
+		}
 	}
 
 	io_uring_queue_exit(&q->ring);
@@ -694,7 +850,11 @@ static void *dev_thread(void *arg)
 	while (buf && out) {
 		struct fuse_in_header *ih = (void *)buf;
 		struct fuse_out_header oh = { 0 };
-		struct ring_req req = { .server = s, .out = out };
+		struct ring_req req = {
+			.server = s,
+			.out = out,
+			.link_fd = -1,
+		};
 		struct iovec iov[2] = { { &oh, sizeof(oh) }, { out, 0 } };
 		ssize_t n = read(s->dev_fd, buf, DEV_BUF_SZ);
 		int ret;
@@ -858,7 +1018,10 @@ int ring_server_stop(struct ring_server *s)
 
 	if (s->mounted) {
 		err = ring_server_umount(s);
-		if (err) {
+		if (err == -EINVAL) {
+			/* the test itself did */
+			err = 0;
+		} else if (err) {
 			ring_server_abort(s);
 			umount2(s->mnt, MNT_DETACH);
 		}
@@ -911,6 +1074,29 @@ int ring_server_set_backing(struct ring_server *s, const char *name, int id)
 	if (node)
 		__atomic_store_n(&node->backing_id, id, __ATOMIC_SEQ_CST);
 	return err;
+}
+
+void ring_server_stats(struct ring_server *s, struct ring_server_stats *sum)
+{
+	unsigned int i;
+
+	memset(sum, 0, sizeof(*sum));
+	for (i = 0; i < s->nr_queues; i++) {
+		const struct ring_server_stats *st = &s->queues[i].stats;
+
+		sum->enters += __atomic_load_n(&st->enters, __ATOMIC_SEQ_CST);
+		sum->cqes += __atomic_load_n(&st->cqes, __ATOMIC_SEQ_CST);
+		sum->links_failed += __atomic_load_n(&st->links_failed,
+						     __ATOMIC_SEQ_CST);
+		sum->commits_canceled += __atomic_load_n(&st->commits_canceled,
+							 __ATOMIC_SEQ_CST);
+		sum->closes_failed += __atomic_load_n(&st->closes_failed,
+						      __ATOMIC_SEQ_CST);
+		sum->overflows += __atomic_load_n(&st->overflows,
+						  __ATOMIC_SEQ_CST);
+		if (st->cqes_max > sum->cqes_max)
+			sum->cqes_max = st->cqes_max;
+	}
 }
 
 unsigned long ring_server_count(struct ring_server *s, __u32 opcode)

@@ -32,6 +32,7 @@
 
 struct ring_server;
 struct ring_queue;
+struct ring_ent;
 
 /* A file that was looked up or created; lives as long as the server */
 struct ring_node {
@@ -48,8 +49,9 @@ struct ring_node {
 /* What a hook gets to see of a request */
 struct ring_req {
 	struct ring_server *server;
-	/* the queue that it came over, NULL for /dev/fuse */
+	/* the queue and the ring entry that it came in, NULL for /dev/fuse */
 	struct ring_queue *queue;
+	struct ring_ent *ent;
 	struct fuse_in_header in;
 	/* the header of the operation, e.g. struct fuse_open_in */
 	const void *op;
@@ -58,7 +60,15 @@ struct ring_req {
 	size_t data_len;
 	/* where the answer goes, RING_SERVER_MAX_IO bytes; can be @data */
 	void *out;
-	size_t out_len;
+
+	/*
+	 * For the hooks of OPEN and CREATE: link the reply behind a
+	 * registration of this file, under fuse_open_out.backing_id. -1: none.
+	 * Has to stay open until the reply is submitted.
+	 */
+	int link_fd;
+	/* if > 0, the link begins with a BACKING_CLOSE of this id */
+	int link_close_id;
 };
 
 struct ring_server_cfg {
@@ -70,6 +80,17 @@ struct ring_server_cfg {
 	unsigned int depth;
 	/* io_uring_setup() flags for the queues' rings besides SQE128 */
 	unsigned int ring_flags;
+	/*
+	 * SQEs and CQEs of a queue's ring, 0: room for a linked reply from
+	 * each ring entry at once, and twice as many CQEs
+	 */
+	unsigned int sq_entries;
+	unsigned int cq_entries;
+	/* IOSQE_* flags for what a linked reply begins with, and for commits */
+	unsigned int link_flags;
+	unsigned int commit_flags;
+	/* without IOSQE_CQE_SKIP_SUCCESS */
+	bool link_no_skip;
 	/* do not read /dev/fuse: INIT stays without an answer */
 	bool no_init;
 
@@ -81,6 +102,13 @@ struct ring_server_cfg {
 	 */
 	int (*open)(struct ring_req *req, struct ring_node *node,
 		    struct fuse_open_out *out);
+	/*
+	 * Called with the reason if a linked registration failed, so that the
+	 * reply was not sent. As open(), to answer the same request again;
+	 * with @out and req->link_fd as open() left them.
+	 */
+	int (*link_failed)(struct ring_req *req, struct ring_node *node,
+			   struct fuse_open_out *out, int err);
 	/* Called for RELEASE */
 	void (*release)(struct ring_req *req, struct ring_node *node);
 	/* for the hooks */
@@ -185,6 +213,42 @@ int ring_server_set_backing(struct ring_server *server, const char *name,
  * Return: the number since the start, those over /dev/fuse included.
  */
 unsigned long ring_server_count(struct ring_server *server, __u32 opcode);
+
+/* What happened on the rings of all queues since the start */
+struct ring_server_stats {
+	/* calls of io_uring_enter(), those of ring_queue_cmd() included */
+	unsigned long enters;
+	/* CQEs */
+	unsigned long cqes;
+	/* CQEs of linked registrations that failed, and of their commits */
+	unsigned long links_failed;
+	unsigned long commits_canceled;
+	/* CQEs of ring_queue_close_id() */
+	unsigned long closes_failed;
+	/* most CQEs that were waiting in one ring */
+	unsigned long cqes_max;
+	/* CQEs that did not fit into the ring */
+	unsigned long overflows;
+};
+
+/**
+ * ring_server_stats() - count what the queues' threads did
+ * @server:	a started server
+ * @stats:	the sums over all queues are put here
+ *
+ * With IORING_SETUP_SQPOLL, enters are the calls that may have entered.
+ */
+void ring_server_stats(struct ring_server *server,
+		       struct ring_server_stats *stats);
+
+/**
+ * ring_queue_close_id() - have an id closed with the next reply
+ * @queue:	the queue whose thread is the caller, from struct ring_req
+ * @id:		the backing id
+ *
+ * The BACKING_CLOSE has no CQE unless it fails; that counts as closes_failed.
+ */
+void ring_queue_close_id(struct ring_queue *queue, int id);
 
 /**
  * ring_queue_cmd() - run one command on the ring of the queue itself
