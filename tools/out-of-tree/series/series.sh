@@ -177,6 +177,8 @@ changes() { tree_git status --porcelain "$@" | cut -c4-; }
 on_branch()
 {
 	[ -d "$TREE/.git" ] || die "there is no build/linux: make tree"
+	tree_git cat-file -e "refs/series/base^{tree}" 2>/dev/null ||
+		die "build/linux has lost the kernel it was made from: make tree"
 	[ "$(tree_git symbolic-ref -q HEAD)" = "refs/heads/$BRANCH" ] ||
 		die "build/linux is not on the branch $BRANCH (git rebase --continue? git switch $BRANCH?)"
 }
