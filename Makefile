@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+
+SERIES := tools/out-of-tree/series
+BENCH := tools/out-of-tree/bench
+
+help:
+	@echo  'Main targets:'
+	@echo  '  run     - build Linux with the series, boot it in QEMU, run the selftests'
+	@echo  '  check   - the complete test: source, builds, documentation, and the'
+	@echo  '            selftests on the patched and on the unpatched kernel'
+	@echo  ''
+	@echo  'The series:'
+	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
+	@echo  '  refresh - write that branch, as it was edited, back to the patches'
+	@echo  '  mail    - cover letter and patches, ready to send, in build/mail'
+	@echo  ''
+	@echo  'The kernel:'
+	@echo  '  kernel  - build it; build/kernel/arch/x86/boot/bzImage'
+	@echo  '  shell   - a root shell in it'
+	@echo  ''
+	@echo  '  clean   - remove build/'
+	@echo  ''
+	@echo  'KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
+	@echo  'tree or a plain one, instead of the source package of Debian.'
+
+export KERNEL
+
+run check shell:
+	@$(BENCH)/$@
+
+tree:
+	@$(SERIES)/make-tree
+
+refresh mail:
+	@$(SERIES)/$@
+
+kernel:
+	@$(BENCH)/deps run
+	@$(SERIES)/make-tree
+	@$(BENCH)/kernel
+
+clean:
+	rm -rf build
+
+PHONY := help run check shell tree refresh mail kernel clean
+.PHONY: $(PHONY)

@@ -1,0 +1,149 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the scripts of this directory share. Sourced instead of common.sh.
+
+# shellcheck source=tools/out-of-tree/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+# shellcheck disable=SC2034  # for those who source this
+BENCH=$ROOT/tools/out-of-tree/bench
+# shellcheck disable=SC2034
+SERIES=$ROOT/tools/out-of-tree/series
+CHECK=$BUILD/check
+# shellcheck disable=SC2034  # the test programs that the series adds
+OURS=^backing_
+LOG=$BUILD/log
+mkdir -p "$LOG"
+
+# One at a time in build/, with all that it starts.
+if [ ! -e "/proc/$$/fd/${BENCH_LOCK:-none}" ]; then
+	exec {BENCH_LOCK}>"$BUILD/lock"
+	flock -n "$BENCH_LOCK" || die "already running in this directory ($BUILD/lock)"
+	export BENCH_LOCK
+fi
+
+# Debian's tools before others of the same name: the packages that deps
+# installs (python3 modules above all) belong to those.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
+
+# Nothing of the caller's own kernel builds, nor of the make that called us.
+unset ARCH CROSS_COMPILE KBUILD_OUTPUT LLVM CC CFLAGS LDFLAGS KCFLAGS
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL GNUMAKEFLAGS
+
+# What one clone compiled, another takes from the cache. ccache makes the
+# paths below ROOT relative, but knows nothing of the prefix map, which has the
+# path of the tree in it; with relative paths it changes nothing.
+export CCACHE_DIR=$CACHE/ccache CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
+# With depend mode what is not in the cache is not preprocessed twice.
+export CCACHE_DEPEND=1 CCACHE_IGNOREOPTIONS='-fmacro-prefix-map=*'
+export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-2G}
+export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
+export KBUILD_BUILD_USER=bench KBUILD_BUILD_HOST=bench
+
+JOBS=$(nproc)
+
+# kmake TREE OUT ARG...: the kernel's make. Objects below build/ beside the
+# tree (../linux seen from OUT), so that ccache sees the same command line
+# whichever tree of ours it is.
+kmake()
+{
+	make -C "$1" O="$2" -j"$JOBS" LOCALVERSION= CC="ccache gcc" \
+		HOSTCC="ccache gcc" "${@:3}"
+}
+
+# configure TREE OUT ARG... <LINES: OUT/.config with exactly what the LINES ask
+# for and everything else off. Dies if one of them does not hold in the end.
+configure()
+{
+	local tree=$1 out=$2 missing
+
+	mkdir -p "$out"
+	grep -E '^(# )?CONFIG_' | sort -u >"$TMP/lines"
+	# Kconfig leaves a .config alone that does not change.
+	kmake "$tree" "$out" "${@:3}" -s allnoconfig \
+		KCONFIG_ALLCONFIG="$TMP/lines" >"$LOG/configure.log" 2>&1 ||
+		die "cannot configure the kernel, see $LOG/configure.log"
+	missing=$(grep -vxFf "$out/.config" "$TMP/lines") || true
+	[ ! "$missing" ] ||
+		die "kernel configuration: ${missing%%$'\n'*} does not hold here"
+}
+
+# check_tree COMMIT: build/check/linux, a second work tree of build/linux, at
+# COMMIT. Files that stay the same are not touched.
+check_tree()
+{
+	local tree=$CHECK/linux
+	local -x GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
+
+	if ! git -C "$tree" rev-parse -q --verify HEAD >/dev/null 2>&1; then
+		need_space "$BUILD" 2
+		rm -rf "$tree"
+		git -C "$BUILD/linux" worktree prune
+		git -C "$BUILD/linux" -c checkout.workers=0 worktree add \
+			--detach --force "$tree" "$1"
+		return
+	fi
+	# Whatever an interrupted check left.
+	rm -rf "$(git -C "$tree" rev-parse --git-path rebase-apply)"
+	rm -f "$(git -C "$tree" rev-parse --git-path index.lock)"
+	git -C "$tree" -c advice.detachedHead=false checkout -q --force --detach "$1"
+	git -C "$tree" clean -qfd
+}
+
+# is_tty: is somebody watching the progress?
+is_tty() { [ -t "$SAY_FD" ]; }
+
+# ticker NAME LOG: says every now and then where it is.
+ticker()
+{
+	local i last pause=15
+
+	! is_tty || pause=1
+	for ((i = pause; ; i += pause)); do
+		# This may outlive us, with nothing of ours in its hands.
+		sleep "$pause" >/dev/null 2>&1 {SAY_FD}>&- {BENCH_LOCK}>&-
+		last=$(tail -n 1 "$2" | tr -s '[:space:]' ' ' | cut -c -60)
+		if is_tty; then
+			printf '\r  %s: %d s:%s\e[K' "$1" "$i" " ${last# }"
+		else
+			printf '  %s: %d s:%s\n' "$1" "$i" " ${last# }"
+		fi >&"$SAY_FD"
+	done
+}
+
+# start_ticker NAME LOG, stop_ticker
+start_ticker()
+{
+	ticker "$@" </dev/null &
+	TICKER=$!
+	at_exit "kill $TICKER 2>/dev/null || :"
+}
+
+stop_ticker()
+{
+	{ kill "$TICKER" && wait "$TICKER"; } 2>/dev/null || :
+	! is_tty || printf '\r\e[K' >&"$SAY_FD"
+}
+
+# logged NAME COMMAND...: run it with its output in build/log/NAME.log and
+# signs of life on the terminal. If it fails, die with what it said last.
+logged()
+{
+	local name=$1 log=$LOG/$1.log start=$SECONDS status
+
+	: >"$log"
+	start_ticker "$name" "$log"
+	# Not "|| status=$?": that would switch off -e in a function.
+	set +e
+	(set -e; "${@:2}") >"$log" 2>&1 </dev/null
+	status=$?
+	set -e
+	stop_ticker
+	if [ "$status" != 0 ]; then
+		{ grep -E 'error:|\*\*\* |undefined reference|^E: ' "$log" ||
+			tail -n 10 "$log"; } | head -n 10 >&2
+		die "$name failed, see $log"
+	fi
+	say "  $name: $((SECONDS - start)) s"
+}
