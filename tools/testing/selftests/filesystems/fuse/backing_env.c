@@ -243,4 +243,3 @@ int in_child(int (*fn)(struct backing_env *env, const struct backing_how *how),
 		return -ECHILD;
 	return -WEXITSTATUS(status);
 }
-

@@ -420,6 +420,42 @@ TEST_F(link, ring_with_room_for_one_link)
 	close(hook.fd);
 }
 
+static void prep_head_alone(struct io_uring_sqe *sqe, int dev_fd, void *arg)
+{
+	(void)arg;
+	backing_cmd_prep_open_id(sqe, dev_fd, hook.fd, hook.next_id);
+	sqe->flags = IOSQE_IO_LINK;
+}
+
+/* Submits the head of a link, and the commit only with the next submission */
+static int hook_cut(struct ring_req *req, struct ring_node *node,
+		    struct fuse_open_out *out)
+{
+	(void)node;
+	hook.reason = ring_queue_cmd(req->queue, prep_head_alone, NULL);
+	out->open_flags = FOPEN_PASSTHROUGH;
+	out->backing_id = hook.next_id;
+	return 0;
+}
+
+/* What is cut off goes out whatever came of the head */
+TEST_F(link, ends_with_the_submission)
+{
+	struct ring_server_cfg cfg = { .open = hook_cut };
+	int fd;
+
+	ASSERT_EQ(0, start(&self->env, &variant->how, &cfg));
+	fd = backing_make_file(&self->env, "file", BACKING_FILE_SZ);
+	ASSERT_GE(fd, 0);
+	hook.fd = BAD_FD;
+	EXPECT_EQ(-EIO, open_and_check(&self->env, "file"));
+	EXPECT_EQ(-EBADF, hook.reason);
+	hook.fd = fd;
+	EXPECT_EQ(0, open_and_check(&self->env, "file"));
+	EXPECT_EQ(hook.next_id, hook.reason);
+	close(fd);
+}
+
 static void prep_open_id(struct io_uring_sqe *sqe, int dev_fd, void *arg)
 {
 	(void)arg;
@@ -659,10 +695,11 @@ TEST_F(link, costs_no_system_call)
 
 /*
  * Many clients, all queues, rings of exactly the size that the documentation
- * asks for: an SQE and a CQE for each ring entry. Every 7th registration is of
+ * asks for at least: an SQE and a CQE for each ring entry. Every 7th registration is of
  * a bad fd and every 11th of an id in use.
  */
 #define CLIENTS		16
+#define CLIENT_ROUNDS	100
 #define STORM_DEPTH	4
 
 static struct {
@@ -724,9 +761,36 @@ static void *client_thread(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(link, storm, 120)
+/* Runs all clients, and returns how many opens were -ENODEV */
+static unsigned int run_clients(struct __test_metadata *_metadata,
+				struct backing_env *env)
 {
 	struct client client[CLIENTS] = { };
+	unsigned int refused = 0;
+	int i;
+
+	for (i = 0; i < CLIENTS; i++) {
+		struct client *c = &client[i];
+
+		c->env = env;
+		c->rounds = CLIENT_ROUNDS;
+		snprintf(c->name, sizeof(c->name), "%c", 'a' + i);
+		close(backing_make_file(env, c->name, BACKING_FILE_SZ));
+		EXPECT_EQ(0, pthread_create(&c->thread, NULL, client_thread,
+					    c));
+	}
+	for (i = 0; i < CLIENTS; i++) {
+		pthread_join(client[i].thread, NULL);
+		EXPECT_EQ(0, client[i].wrong) {
+			TH_LOG("client %d: %d", i, client[i].last_err);
+		}
+		refused += client[i].refused;
+	}
+	return refused;
+}
+
+TEST_F_TIMEOUT(link, storm, 300)
+{
 	struct ring_server_cfg cfg = {
 		.open = hook_storm,
 		.link_failed = storm_failed,
@@ -736,8 +800,8 @@ TEST_F_TIMEOUT(link, storm, 120)
 		.cq_entries = STORM_DEPTH,
 	};
 	struct ring_server_stats stats;
-	unsigned int refused = 0;
-	int i, fd;
+	unsigned int refused;
+	int fd;
 
 	ASSERT_EQ(0, start(&self->env, &variant->how, &cfg));
 	fd = backing_make_file(&self->env, "taken", 10);
@@ -745,30 +809,49 @@ TEST_F_TIMEOUT(link, storm, 120)
 	ASSERT_GT(storm.taken, 0);
 	close(fd);
 
-	for (i = 0; i < CLIENTS; i++) {
-		struct client *c = &client[i];
-
-		c->env = &self->env;
-		c->rounds = 100;
-		snprintf(c->name, sizeof(c->name), "%c", 'a' + i);
-		close(backing_make_file(&self->env, c->name, BACKING_FILE_SZ));
-		ASSERT_EQ(0, pthread_create(&c->thread, NULL, client_thread,
-					    c));
-	}
-	for (i = 0; i < CLIENTS; i++) {
-		ASSERT_EQ(0, pthread_join(client[i].thread, NULL));
-		EXPECT_EQ(0, client[i].wrong) {
-			TH_LOG("client %d: %d", i, client[i].last_err);
-		}
-		refused += client[i].refused;
-	}
-
+	refused = run_clients(_metadata, &self->env);
 	ring_server_stats(self->env.server, &stats);
-	EXPECT_EQ(CLIENTS * 100, storm.opens);
+	EXPECT_EQ(CLIENTS * CLIENT_ROUNDS, storm.opens);
 	EXPECT_EQ(storm.opens / 7, storm.bad);
 	EXPECT_EQ(storm.opens / 11 - storm.opens / 77, storm.dup);
 	EXPECT_EQ(storm.bad, refused);
 	EXPECT_EQ(storm.bad + storm.dup, stats.links_failed);
+	EXPECT_EQ(0, stats.overflows);
+	EXPECT_LE(stats.cqes_max, STORM_DEPTH);
+}
+
+static bool registered[RING_SERVER_MAX_NODES + 2];
+
+/* Each inode's id is the number of its fd, closed and reused in one link */
+static int hook_fd_as_id(struct ring_req *req, struct ring_node *node,
+			 struct fuse_open_out *out)
+{
+	out->open_flags = FOPEN_PASSTHROUGH;
+	out->backing_id = node->fd;
+	req->link_fd = node->fd;
+	/* each client has a file of its own, so that this needs no lock */
+	if (registered[node->nodeid])
+		req->link_close_id = node->fd;
+	registered[node->nodeid] = true;
+	return 0;
+}
+
+TEST_F_TIMEOUT(link, storm_fd_as_id, 300)
+{
+	struct ring_server_cfg cfg = {
+		.open = hook_fd_as_id,
+		.link_failed = storm_failed,
+		.depth = STORM_DEPTH,
+		.sq_entries = STORM_DEPTH,
+		.cq_entries = STORM_DEPTH,
+	};
+	struct ring_server_stats stats;
+
+	ASSERT_EQ(0, start(&self->env, &variant->how, &cfg));
+	EXPECT_EQ(0, run_clients(_metadata, &self->env));
+	EXPECT_EQ(0, served(&self->env));
+	ring_server_stats(self->env.server, &stats);
+	EXPECT_EQ(0, stats.links_failed);
 	EXPECT_EQ(0, stats.overflows);
 	EXPECT_LE(stats.cqes_max, STORM_DEPTH);
 }
