@@ -129,14 +129,36 @@ static int open_and_check(struct backing_env *env, const char *name)
 	return err;
 }
 
-/* Waits until the server has answered so many RELEASEs */
-static void wait_released(struct backing_env *env, unsigned long n)
+/*
+ * Waits until the server has had so many RELEASEs and does nothing any more: a
+ * client is woken up before the thread that answered it has counted all.
+ */
+static void wait_idle(struct backing_env *env, unsigned long released,
+		      struct ring_server_stats *stats)
 {
 	int i;
 
 	for (i = 0; i < 5000; i++) {
-		if (ring_server_count(env->server, FUSE_RELEASE) >= n)
-			return;
+		ring_server_stats(env->server, stats);
+		if (stats->idle == ring_server_nr_queues(env->server) &&
+		    ring_server_count(env->server, FUSE_RELEASE) >= released)
+			break;
+		usleep(1000);
+	}
+	ring_server_stats(env->server, stats);
+}
+
+/* Waits for the CQEs of failed links, which can come after a client's answer */
+static void wait_links(struct backing_env *env, unsigned long failed,
+		       unsigned long canceled, struct ring_server_stats *stats)
+{
+	int i;
+
+	for (i = 0; i < 5000; i++) {
+		ring_server_stats(env->server, stats);
+		if (stats->links_failed >= failed &&
+		    stats->commits_canceled >= canceled)
+			break;
 		usleep(1000);
 	}
 }
@@ -161,7 +183,7 @@ static int hook_failed(struct ring_req *req, struct ring_node *node,
 {
 	(void)node;
 	hook.reason = err;
-	hook.failed++;
+	__atomic_add_fetch(&hook.failed, 1, __ATOMIC_SEQ_CST);
 	if (hook.retry_id || hook.retry_fd) {
 		if (hook.retry_id)
 			out->backing_id = hook.retry_id;
@@ -209,8 +231,7 @@ TEST_F(link, open_passes_through)
 		ASSERT_EQ(0, open_and_check(&self->env, "file"));
 	EXPECT_EQ(0, served(&self->env));
 	EXPECT_EQ(0, hook.failed);
-	wait_released(&self->env, i);
-	ring_server_stats(self->env.server, &stats);
+	wait_idle(&self->env, i, &stats);
 	EXPECT_EQ(0, stats.links_failed);
 	EXPECT_EQ(0, stats.commits_canceled);
 	close(hook.fd);
@@ -325,10 +346,7 @@ TEST_F(link, no_skip)
 	hook.answer = -ENODEV;
 	for (i = 1; i <= ROUNDS; i++)
 		ASSERT_EQ(-ENODEV, open_and_check(&self->env, "file"));
-	/* the last -ECANCELED can come after the answer to the client */
-	hook.fd = fd;
-	ASSERT_EQ(0, open_and_check(&self->env, "file"));
-	ring_server_stats(self->env.server, &stats);
+	wait_links(&self->env, ROUNDS, ROUNDS, &stats);
 	EXPECT_EQ(ROUNDS, stats.links_failed);
 	EXPECT_EQ(ROUNDS, stats.commits_canceled);
 	close(fd);
@@ -390,7 +408,7 @@ TEST_F(link, hard_link)
 	EXPECT_EQ(0, open_and_check(&self->env, "file"));
 	hook.fd = BAD_FD;
 	EXPECT_EQ(-EIO, open_and_check(&self->env, "file"));
-	ring_server_stats(self->env.server, &stats);
+	wait_links(&self->env, 1, 0, &stats);
 	EXPECT_EQ(1, stats.links_failed);
 	EXPECT_EQ(0, stats.commits_canceled);
 	hook.fd = fd;
@@ -512,7 +530,7 @@ static int hook_abort(struct ring_req *req, struct ring_node *node,
 static void check_gone_between(struct __test_metadata *_metadata,
 			       struct backing_env *env)
 {
-	int err;
+	int err, i;
 
 	hook.fd = backing_make_file(env, "file", BACKING_FILE_SZ);
 	ASSERT_GE(hook.fd, 0);
@@ -520,6 +538,10 @@ static void check_gone_between(struct __test_metadata *_metadata,
 	EXPECT_TRUE(err == -ENOTCONN || err == -ECONNABORTED) {
 		TH_LOG("open: %d", err);
 	}
+	/* the client is woken up before the hook has come to its end */
+	for (i = 0; i < 5000 && !__atomic_load_n(&hook.failed,
+						 __ATOMIC_SEQ_CST); i++)
+		usleep(1000);
 	/* the failed link answers, and the entry ends with that answer */
 	EXPECT_EQ(0, backing_env_stop(env));
 	EXPECT_GT(hook.next_id, 1000);
@@ -621,13 +643,8 @@ static void count_rounds(struct __test_metadata *_metadata,
 
 		ASSERT_GE(fd, 0);
 		close(fd);
-		wait_released(env, i + 1);
-		/* the reply to RELEASE is on its way: let it be submitted */
-		usleep(2000);
-		if (!i)
-			ring_server_stats(env->server, &before);
+		wait_idle(env, i + 1, i ? &after : &before);
 	}
-	ring_server_stats(env->server, &after);
 	cost->enters = after.enters - before.enters;
 	cost->cqes = after.cqes - before.cqes;
 }

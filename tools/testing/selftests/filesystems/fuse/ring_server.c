@@ -675,7 +675,9 @@ static int submit_and_wait(struct ring_queue *q)
 	int ret;
 
 	count(&q->stats.enters, 1);
+	__atomic_store_n(&q->stats.idle, 1, __ATOMIC_SEQ_CST);
 	ret = io_uring_submit_and_wait(&q->ring, 1);
+	__atomic_store_n(&q->stats.idle, 0, __ATOMIC_SEQ_CST);
 	if (io_uring_cq_ready(&q->ring) > q->stats.cqes_max)
 		q->stats.cqes_max = io_uring_cq_ready(&q->ring);
 	if (io_uring_cq_has_overflow(&q->ring))
@@ -1094,6 +1096,7 @@ void ring_server_stats(struct ring_server *s, struct ring_server_stats *sum)
 						      __ATOMIC_SEQ_CST);
 		sum->overflows += __atomic_load_n(&st->overflows,
 						  __ATOMIC_SEQ_CST);
+		sum->idle += __atomic_load_n(&st->idle, __ATOMIC_SEQ_CST);
 		if (st->cqes_max > sum->cqes_max)
 			sum->cqes_max = st->cqes_max;
 	}

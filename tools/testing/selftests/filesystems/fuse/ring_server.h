@@ -229,6 +229,8 @@ struct ring_server_stats {
 	unsigned long cqes_max;
 	/* CQEs that did not fit into the ring */
 	unsigned long overflows;
+	/* queues whose thread has done all it had and waits for a CQE, now */
+	unsigned int idle;
 };
 
 /**
