@@ -716,7 +716,7 @@ TEST_F(link, costs_no_system_call)
  * a bad fd and every 11th of an id in use.
  */
 #define CLIENTS		16
-#define CLIENT_ROUNDS	100
+#define CLIENT_ROUNDS	50
 #define STORM_DEPTH	4
 
 static struct {
