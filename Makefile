@@ -8,6 +8,9 @@ help:
 	@echo  '  run     - build Linux with the series, boot it in QEMU, run the selftests'
 	@echo  '  check   - the complete test: source, builds, documentation, and the'
 	@echo  '            selftests on the patched and on the unpatched kernel'
+	@echo  '  check-debug - the selftests on kernels with KASAN, kmemleak, lockdep'
+	@echo  '            and more, and with KCSAN; 64-bit and 32-bit'
+	@echo  '  check-arm64 - the selftests in an emulated arm64 machine'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -25,7 +28,7 @@ help:
 
 export KERNEL
 
-run check shell:
+run check check-debug check-arm64 shell:
 	@$(BENCH)/$@
 
 tree:
@@ -42,5 +45,5 @@ kernel:
 clean:
 	rm -rf build
 
-PHONY := help run check shell tree refresh mail kernel clean
+PHONY := help run check check-debug check-arm64 shell tree refresh mail kernel clean
 .PHONY: $(PHONY)

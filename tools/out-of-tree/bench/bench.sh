@@ -52,6 +52,19 @@ kmake()
 		HOSTCC="ccache gcc" "${@:3}"
 }
 
+# The prefixes of Debian's cross compilers, by the kernel's ARCH.
+declare -A TRIPLET=([arm64]=aarch64-linux-gnu [i386]=i686-linux-gnu
+	[s390]=s390x-linux-gnu)
+
+# cross ARCH: sets CROSS to the arguments for kmake to build for ARCH.
+cross()
+{
+	local prefix=${TRIPLET[$1]}-
+
+	# shellcheck disable=SC2034  # for those who source this
+	CROSS=(ARCH="$1" CC="ccache ${prefix}gcc" CROSS_COMPILE="$prefix")
+}
+
 # configure TREE OUT ARG... <LINES: OUT/.config with exactly what the LINES ask
 # for and everything else off. Dies if one of them does not hold in the end.
 configure()

@@ -1,0 +1,78 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Checks, one line for each as it ends, its output in build/log, and at the end
+# "N passed, N failed, N skipped". Sourced instead of bench.sh.
+
+# shellcheck source=tools/out-of-tree/bench/bench.sh
+. "$(dirname "${BASH_SOURCE[0]}")/bench.sh"
+
+passed=0 failed=0 skipped=0
+declare -A FAILED=()
+
+# check NAME COMMAND...
+check()
+{
+	local name=$1 log=$LOG/check-$1.log start=$SECONDS status seconds
+
+	: >"$log"
+	! is_tty || start_ticker "$name" "$log"
+	set +e
+	(
+		exec >"$log" 2>&1 </dev/null
+		exec {SAY_FD}>&1
+		"${@:2}"
+	)
+	status=$?
+	set -e
+	! is_tty || stop_ticker
+	seconds=$((SECONDS - start))
+	if [ "$status" = 0 ]; then
+		say "$(printf 'ok   %4ds  %s' "$seconds" "$name")"
+		((++passed))
+	else
+		say "$(printf 'FAIL %4ds  %s' "$seconds" "$name")"
+		say "$(tail -n 12 "$log" | sed 's/^/           /')"
+		say "           see $log"
+		FAILED[$name]=1
+		((++failed))
+	fi
+}
+
+# after OTHER check|check_boot NAME ARG...: which makes no sense if OTHER failed.
+after()
+{
+	if [ "${FAILED[$1]:-}" ]; then
+		say "$(printf 'skip %4ds  %s: %s failed' 0 "$3" "$1")"
+		FAILED[$3]=1
+		((++skipped))
+	else
+		"${@:2}"
+	fi
+}
+
+# check_boot NAME ARG...: boot (see there); its test cases count, not itself.
+check_boot()
+{
+	local results=$LOG/$1.results
+
+	rm -f "$results"
+	check "$1" "$BENCH/boot" "$@"
+	[ -e "$results" ] || return 0
+	say "             $(tail -n 1 "$LOG/check-$1.log")"
+	count() { grep -c "^$1" "$results" || :; }
+	if [ ! "${FAILED[$1]:-}" ]; then
+		((passed--)) || :
+	elif [ "$(count fail)" -gt 0 ]; then
+		((failed--)) || :
+	fi
+	((passed += $(count ok))) || :
+	((failed += $(count fail))) || :
+	((skipped += $(count skip))) || :
+}
+
+finish()
+{
+	say "$passed passed, $failed failed, $skipped skipped"
+	exit $((failed > 0))
+}
