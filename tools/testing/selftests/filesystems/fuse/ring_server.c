@@ -67,6 +67,8 @@ struct ring_queue {
 	struct ring_ent ents[RING_SERVER_MAX_DEPTH];
 	/* entries the kernel has not given back with an error */
 	unsigned int live;
+	/* ring_queue_exit() was called */
+	bool exit;
 	/* what the CQEs taken so far were about; each entry has one at most */
 	struct ring_event events[RING_SERVER_MAX_DEPTH];
 	unsigned int nr_events;
@@ -720,6 +722,11 @@ void ring_queue_close_id(struct ring_queue *q, int id)
 	io_uring_sqe_set_data64(sqe, UD_CLOSE);
 }
 
+void ring_queue_exit(struct ring_queue *q)
+{
+	q->exit = true;
+}
+
 static int queue_init(struct ring_queue *q)
 {
 	struct ring_server *s = q->server;
@@ -787,7 +794,7 @@ static void *queue_thread(void *arg)
 	if (err)
 		return NULL;
 
-	while (q->live) {
+	while (q->live && !q->exit) {
 		if (!q->nr_events && submit_and_wait(q) < 0)
 			break;
 		while (!io_uring_peek_cqe(&q->ring, &cqe))
@@ -800,6 +807,8 @@ static void *queue_thread(void *arg)
 		}
 	}
 
+	if (q->exit)
+		io_uring_submit(&q->ring);
 	io_uring_queue_exit(&q->ring);
 	return NULL;
 }

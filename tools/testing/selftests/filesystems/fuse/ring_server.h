@@ -268,4 +268,14 @@ int ring_queue_cmd(struct ring_queue *queue,
 				void *arg),
 		   void *arg);
 
+/**
+ * ring_queue_exit() - end a queue, as if its thread had died
+ * @queue:	the queue whose thread is the caller, from struct ring_req
+ *
+ * After the hook the thread submits the reply, closes the ring with all that is
+ * in flight and ends. The connection goes on without it: requests to the queue
+ * have no answer until ring_server_abort().
+ */
+void ring_queue_exit(struct ring_queue *queue);
+
 #endif /* RING_SERVER_H */
