@@ -11,6 +11,7 @@ help:
 	@echo  '  check-debug - the selftests on kernels with KASAN, kmemleak, lockdep'
 	@echo  '            and more, and with KCSAN; 64-bit and 32-bit'
 	@echo  '  check-arm64 - the selftests in an emulated arm64 machine'
+	@echo  '  storm   - 10,000 connections that end in the midst of opens'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -28,7 +29,7 @@ help:
 
 export KERNEL
 
-run check check-debug check-arm64 shell:
+run check check-debug check-arm64 storm shell:
 	@$(BENCH)/$@
 
 tree:
@@ -45,5 +46,5 @@ kernel:
 clean:
 	rm -rf build
 
-PHONY := help run check check-debug check-arm64 shell tree refresh mail kernel clean
+PHONY := help run check check-debug check-arm64 storm shell tree refresh mail kernel clean
 .PHONY: $(PHONY)
