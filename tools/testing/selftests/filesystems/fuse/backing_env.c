@@ -79,10 +79,17 @@ const char *backing_env_missing(const struct backing_how *how)
 
 int backing_env_setup(struct backing_env *env)
 {
-	/* all mounts are gone with this process, whatever happens */
-	if (unshare(CLONE_NEWNS) ||
-	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+	static bool unshared;
+
+	/*
+	 * All mounts are gone with this process, whatever happens. A second
+	 * time would leave the files of the first env on mounts of a namespace
+	 * that is gone, and nothing to unmount.
+	 */
+	if (!unshared && (unshare(CLONE_NEWNS) ||
+			  mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)))
 		return -errno;
+	unshared = true;
 
 	env->dir_fd = -1;
 	snprintf(env->base, sizeof(env->base), "/tmp/backing.XXXXXX");

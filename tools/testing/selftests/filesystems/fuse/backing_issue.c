@@ -16,6 +16,8 @@ static int ring_init(struct io_uring *ring, const struct backing_how *how,
 {
 	memset(params, 0, sizeof(*params));
 	params->flags = how->setup_flags;
+	/* ms: a SQPOLL thread that spins takes a CPU from the others */
+	params->sq_thread_idle = 10;
 	if (how->setup_flags & IORING_SETUP_ATTACH_WQ)
 		params->wq_fd = how->wq_fd;
 	if (how->sqe_mixed) {
@@ -25,7 +27,8 @@ static int ring_init(struct io_uring *ring, const struct backing_how *how,
 		return -EOPNOTSUPP;
 #endif
 	}
-	return io_uring_queue_init_params(8, ring, params);
+	return io_uring_queue_init_params(how->entries ? how->entries : 8,
+					  ring, params);
 }
 
 int backing_issuer_probe(const struct backing_how *how)

@@ -18,6 +18,8 @@ struct backing_how {
 	bool ioctl;
 	/* io_uring_setup() flags. IORING_SETUP_SQE128 has to be among them */
 	unsigned int setup_flags;
+	/* SQEs of the ring, 0: 8 */
+	unsigned int entries;
 	/* IORING_OP_URING_CMD128 on an IORING_SETUP_SQE_MIXED ring instead */
 	bool sqe_mixed;
 	/* IOSQE_* flags for every command */
