@@ -12,6 +12,8 @@ help:
 	@echo  '            and more, and with KCSAN; 64-bit and 32-bit'
 	@echo  '  check-arm64 - the selftests in an emulated arm64 machine'
 	@echo  '  storm   - 10,000 connections that end in the midst of opens'
+	@echo  '  fuzz    - random backing file commands for TIME=seconds (60) or SQES='
+	@echo  '            SQEs, from SEED=, on the kernel of check-debug if there is one'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -27,9 +29,9 @@ help:
 	@echo  'KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
 	@echo  'tree or a plain one, instead of the source package of Debian.'
 
-export KERNEL
+export KERNEL TIME SQES SEED
 
-run check check-debug check-arm64 storm shell:
+run check check-debug check-arm64 storm fuzz shell:
 	@$(BENCH)/$@
 
 tree:
@@ -46,5 +48,5 @@ kernel:
 clean:
 	rm -rf build
 
-PHONY := help run check check-debug check-arm64 storm shell tree refresh mail kernel clean
+PHONY := help run check check-debug check-arm64 storm fuzz shell tree refresh mail kernel clean
 .PHONY: $(PHONY)
