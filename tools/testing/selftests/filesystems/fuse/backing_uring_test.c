@@ -717,13 +717,17 @@ static int in_user_ns(struct backing_env *env, const struct backing_how *how)
 
 TEST_F(backing, capability_needed)
 {
+	int id;
+
 	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
-	self->env.hook_id = backing_register_file(&self->env, "file");
-	ASSERT_GT(self->env.hook_id, 0);
+	id = backing_register_file(&self->env, "file");
+	ASSERT_GT(id, 0);
+	self->env.hook_id = id;
 	EXPECT_EQ(-EPERM, in_child(without_cap, &self->env, &variant->how));
 	EXPECT_EQ(-EPERM, in_child(in_user_ns, &self->env, &variant->how));
-	/* neither did anything to the id */
-	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, self->env.hook_id));
+	/* neither did anything to the id, nor used up one */
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	EXPECT_EQ(id + 1, backing_register_file(&self->env, "file"));
 }
 
 TEST_F(backing, passthrough_not_negotiated)
@@ -930,6 +934,47 @@ TEST_F(backing, channels_mix)
 	backing_issuer_exit(&other);
 }
 
+/* A read lease is there for the taking if nobody has the file open to write */
+static int try_lease(int fd)
+{
+	if (fcntl(fd, F_SETLEASE, F_RDLCK))
+		return -errno;
+	return fcntl(fd, F_SETLEASE, F_UNLCK) ? -errno : 0;
+}
+
+/* From its registration to its close, and clients only borrow it */
+TEST_F(backing, id_holds_the_file)
+{
+	int fd, i, id, m;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	close(backing_make_file(&self->env, "file", 10));
+	/* one that the server does not have open itself */
+	fd = backing_make_file(&self->env, "other", 10);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	ASSERT_GT(id, 0);
+	close(fd);
+	fd = open_back(&self->env, "other", O_RDONLY);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EAGAIN, try_lease(fd));
+
+	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
+	for (i = 0; i < 3; i++) {
+		m = open_mnt(&self->env, "file", O_RDONLY);
+		ASSERT_GE(m, 0);
+		close(m);
+		ASSERT_EQ(-EAGAIN, try_lease(fd));
+	}
+
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	/* the last fput() can be that of an io_uring worker */
+	for (i = 0; i < 100 && try_lease(fd) == -EAGAIN; i++)
+		usleep(50000);
+	EXPECT_EQ(0, try_lease(fd));
+	close(fd);
+}
+
 /* Teardown sees whether their file system unmounts */
 TEST_F(backing, never_closed)
 {
@@ -944,9 +989,6 @@ TEST_F(backing, never_closed)
 		EXPECT_GT(backing_issue_open(&self->env.issuer, fd), 0);
 		close(fd);
 	}
-	/* they do hold it until the connection goes */
-	EXPECT_EQ(-1, umount2(self->env.back, 0));
-	EXPECT_EQ(EBUSY, errno);
 	close(m);
 }
 
@@ -1188,6 +1230,102 @@ TEST_F(command, race_for_an_id)
 		}
 		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, 1000 + i));
 	}
+	close(fd);
+}
+
+#define REWRITES	500
+
+/* Writes one id after the other to the SQE that @target points to */
+struct rewriter {
+	pthread_t thread;
+	struct fuse_uring_cmd_req *target;
+	/* where it is at it */
+	struct fuse_uring_cmd_req *at;
+	int id[2];
+	bool stop;
+};
+
+static void *rewrite_thread(void *arg)
+{
+	struct rewriter *r = arg;
+	struct fuse_uring_cmd_req *req;
+
+	while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
+		req = __atomic_load_n(&r->target, __ATOMIC_ACQUIRE);
+		if (!req) {
+			sched_yield();
+			continue;
+		}
+		__atomic_store_n(&req->backing.id, r->id[0], __ATOMIC_RELAXED);
+		__atomic_store_n(&req->backing.id, r->id[1], __ATOMIC_RELAXED);
+		__atomic_store_n(&r->at, req, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+/*
+ * The SQE changes while the command is issued. Whatever the kernel gets to see,
+ * it is one id: what it answers is what it has done.
+ */
+TEST_F(command, sqe_rewritten_meanwhile)
+{
+	/* they differ in one byte: io-wq's copy of the SQE can be torn */
+	static const int ids[][2] = { { 1001, 1002 }, { 1001, INT_MIN + 1001 } };
+	const struct backing_how how = { .ioctl = true };
+	struct fuse_uring_cmd_req req = { };
+	/* closes: all SQEs of the ring are of opens, rewritten too late or not */
+	struct backing_issuer ioctl;
+	struct rewriter r = { };
+	struct io_uring_sqe *sqe;
+	int fd, i, j, res;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = ring_server_dev_fd(self->env.server);
+	ASSERT_EQ(0, backing_issuer_init(&ioctl, &how, fd));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	req.backing.map.fd = fd;
+
+	for (i = 0; i < 2; i++) {
+		memcpy(r.id, ids[i], sizeof(r.id));
+		req.backing.id = r.id[0];
+		r.stop = false;
+		ASSERT_EQ(0, pthread_create(&r.thread, NULL, rewrite_thread,
+					    &r));
+		for (j = 0; j < REWRITES; j++) {
+			sqe = backing_issue_prep(&self->env.issuer,
+						 FUSE_IO_URING_CMD_BACKING_OPEN,
+						 &req, 0);
+			ASSERT_NE(NULL, sqe);
+			__atomic_store_n(&r.target, backing_cmd_req(sqe),
+					 __ATOMIC_RELEASE);
+			while (__atomic_load_n(&r.at, __ATOMIC_ACQUIRE) !=
+			       r.target)
+				sched_yield();
+			res = io_uring_submit_and_wait(&self->env.issuer.ring,
+						       1);
+			ASSERT_GT(res, 0);
+			res = backing_issue_wait(&self->env.issuer);
+			__atomic_store_n(&r.target, NULL, __ATOMIC_RELEASE);
+
+			ASSERT_TRUE(res == r.id[0] || (r.id[1] > 0 ?
+				    res == r.id[1] : res == -EINVAL)) {
+				TH_LOG("%d, of %d and %d", res, r.id[0],
+				       r.id[1]);
+			}
+			if (res < 0)
+				continue;
+			ASSERT_EQ(0, backing_issue_close(&ioctl, res));
+			ASSERT_EQ(-ENOENT,
+				  backing_issue_close(&ioctl, r.id[0]));
+			if (r.id[1] > 0)
+				ASSERT_EQ(-ENOENT,
+					  backing_issue_close(&ioctl, r.id[1]));
+		}
+		__atomic_store_n(&r.stop, true, __ATOMIC_RELEASE);
+		pthread_join(r.thread, NULL);
+	}
+	backing_issuer_exit(&ioctl);
 	close(fd);
 }
 
