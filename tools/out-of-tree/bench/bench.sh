@@ -82,27 +82,31 @@ configure()
 		die "kernel configuration: ${missing%%$'\n'*} does not hold here"
 }
 
-# check_tree COMMIT: build/check/linux, a second work tree of build/linux, at
-# COMMIT. Files that stay the same are not touched.
-check_tree()
+# work_tree TREE COMMIT: TREE, another work tree of build/linux, at COMMIT. Files
+# that stay the same are not touched.
+work_tree()
 {
-	local tree=$CHECK/linux
+	local tree=$1 commit=$2
 	local -x GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
 
 	if ! git -C "$tree" rev-parse -q --verify HEAD >/dev/null 2>&1; then
 		need_space "$BUILD" 2
 		rm -rf "$tree"
 		git -C "$BUILD/linux" worktree prune
-		git -C "$BUILD/linux" -c checkout.workers=0 worktree add \
-			--detach --force "$tree" "$1"
+		git -C "$BUILD/linux" -c checkout.workers=0 worktree add -q \
+			--detach --force "$tree" "$commit"
 		return
 	fi
-	# Whatever an interrupted check left.
+	# Whatever an interrupted run left.
 	rm -rf "$(git -C "$tree" rev-parse --git-path rebase-apply)"
 	rm -f "$(git -C "$tree" rev-parse --git-path index.lock)"
-	git -C "$tree" -c advice.detachedHead=false checkout -q --force --detach "$1"
+	git -C "$tree" -c advice.detachedHead=false checkout -q --force \
+		--detach "$commit"
 	git -C "$tree" clean -qfd
 }
+
+# check_tree COMMIT: the work tree of the checks.
+check_tree() { work_tree "$CHECK/linux" "$1"; }
 
 # is_tty: is somebody watching the progress?
 is_tty() { [ -t "$SAY_FD" ]; }
@@ -137,6 +141,25 @@ stop_ticker()
 {
 	{ kill "$TICKER" && wait "$TICKER"; } 2>/dev/null || :
 	! is_tty || printf '\r\e[K' >&"$SAY_FD"
+}
+
+# attempt NAME COMMAND...: run a script with all that it says in
+# build/log/NAME.log. Returns its status and sets TOOK, in seconds.
+attempt()
+{
+	local log=$LOG/$1.log start=$SECONDS status=0
+
+	: >"$log"
+	! is_tty || start_ticker "$1" "$log"
+	(
+		exec >"$log" 2>&1 </dev/null
+		exec {SAY_FD}>&1
+		"${@:2}"
+	) || status=$?
+	! is_tty || stop_ticker
+	# shellcheck disable=SC2034  # for those who source this
+	TOOK=$((SECONDS - start))
+	return "$status"
 }
 
 # logged NAME COMMAND...: run it with its output in build/log/NAME.log and

@@ -13,25 +13,13 @@ declare -A FAILED=()
 # check NAME COMMAND...
 check()
 {
-	local name=$1 log=$LOG/check-$1.log start=$SECONDS status seconds
+	local name=$1 log=$LOG/check-$1.log
 
-	: >"$log"
-	! is_tty || start_ticker "$name" "$log"
-	set +e
-	(
-		exec >"$log" 2>&1 </dev/null
-		exec {SAY_FD}>&1
-		"${@:2}"
-	)
-	status=$?
-	set -e
-	! is_tty || stop_ticker
-	seconds=$((SECONDS - start))
-	if [ "$status" = 0 ]; then
-		say "$(printf 'ok   %4ds  %s' "$seconds" "$name")"
+	if attempt "check-$name" "${@:2}"; then
+		say "$(printf 'ok   %4ds  %s' "$TOOK" "$name")"
 		((++passed))
 	else
-		say "$(printf 'FAIL %4ds  %s' "$seconds" "$name")"
+		say "$(printf 'FAIL %4ds  %s' "$TOOK" "$name")"
 		say "$(tail -n 12 "$log" | sed 's/^/           /')"
 		say "           see $log"
 		FAILED[$name]=1

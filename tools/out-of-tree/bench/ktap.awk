@@ -5,7 +5,8 @@
 #   ok|fail|skip <tab> program <tab> case <tab> why
 #
 # A program that gives no results of its own is one case. What a plan promised
-# and did not come is a failure.
+# and did not come is a failure. With kselftest_harness.h, why a case failed is
+# the first expectation that did not hold.
 
 function result(status, name, why)
 {
@@ -53,7 +54,7 @@ function finish(exit_status, exit_why)
 		finish("fail", "no result")
 	program = $NF
 	cases = planned = failed = 0
-	skip_all = ""
+	skip_all = unexpected = ""
 	next
 }
 
@@ -64,11 +65,16 @@ program && /^# 1\.\.[0-9]+/ {
 		skip_all = ""
 }
 
+program && !unexpected && /^# # [^ ]+:[0-9]+:[^ ]+:Expected / {
+	unexpected = substr($0, 5)
+}
+
 program && /^# (not )?ok [0-9]+/ {
 	parse(substr($0, 3))
 	cases++
 	failed += status == "fail"
-	result(status, name, why)
+	result(status, name, why ? why : unexpected)
+	unexpected = ""
 }
 
 program && /^(not )?ok [0-9]+ selftests: / {
