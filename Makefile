@@ -14,6 +14,8 @@ help:
 	@echo  '  storm   - 10,000 connections that end in the midst of opens'
 	@echo  '  fuzz    - random backing file commands for TIME=seconds (60) or SQES='
 	@echo  '            SQEs, from SEED=, on the kernel of check-debug if there is one'
+	@echo  '  mutants - can the selftests fail? Each mistake of a collection is made'
+	@echo  '            in the kernel, and they have to notice. MUTANT=NAME: just one'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -29,9 +31,9 @@ help:
 	@echo  'KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
 	@echo  'tree or a plain one, instead of the source package of Debian.'
 
-export KERNEL TIME SQES SEED
+export KERNEL MUTANT TIME SQES SEED
 
-run check check-debug check-arm64 storm fuzz shell:
+run check check-debug check-arm64 storm fuzz mutants shell:
 	@$(BENCH)/$@
 
 tree:
@@ -48,5 +50,6 @@ kernel:
 clean:
 	rm -rf build
 
-PHONY := help run check check-debug check-arm64 storm fuzz shell tree refresh mail kernel clean
+PHONY := help run check check-debug check-arm64 storm fuzz mutants shell
+PHONY += tree refresh mail kernel clean
 .PHONY: $(PHONY)
