@@ -573,10 +573,24 @@ static int leaks(struct __test_metadata *_metadata, const struct counts *was,
 	return found;
 }
 
+/* Returns true if there is nothing too many, at once or in a while */
+static bool settle(const struct counts *was, struct counts *now, long many)
+{
+	unsigned int i;
+
+	for (i = 0; i < SETTLE * 2; i++) {
+		take_counts(now);
+		if (!leaks(NULL, was, now, many))
+			return true;
+		usleep(500000);
+	}
+	return false;
+}
+
 TEST_F_TIMEOUT(storm, rounds, 3600)
 {
 	const char *env = getenv("BACKING_STORM_ROUNDS");
-	unsigned int rounds = env ? atoi(env) : DEFAULT_ROUNDS, i;
+	unsigned int rounds = env ? atoi(env) : DEFAULT_ROUNDS, try, i;
 	/* less than one for each round, but more than what comes and goes */
 	long many = rounds / 2 + 10;
 	struct counts was, now;
@@ -586,18 +600,19 @@ TEST_F_TIMEOUT(storm, rounds, 3600)
 		one_round(_metadata, &self->s, variant->kind, i);
 	sleep(1);
 	take_counts(&was);
-	for (i = 0; i < rounds; i++)
-		one_round(_metadata, &self->s, variant->kind, i);
-	TH_LOG("%u rounds, %lu opens, %lu linked, %lu other commands", rounds,
-	       self->s.opens, self->s.linked, self->s.commands);
-
-	for (i = 0; i < SETTLE * 2; i++) {
-		take_counts(&now);
-		if (!leaks(NULL, &was, &now, many))
-			break;
-		usleep(500000);
+	/* What others do to the counts can look like a leak, but once only */
+	for (try = 0; try < 2; try++) {
+		for (i = 0; i < rounds; i++)
+			one_round(_metadata, &self->s, variant->kind, i);
+		TH_LOG("%u rounds, %lu opens, %lu linked, %lu other commands",
+		       rounds, self->s.opens, self->s.linked,
+		       self->s.commands);
+		if (settle(&was, &now, many))
+			return;
+		leaks(_metadata, &was, &now, many);
+		was = now;
 	}
-	EXPECT_EQ(0, leaks(_metadata, &was, &now, many));
+	ASSERT_TRUE(false) TH_LOG("something leaks");
 }
 
 int main(int argc, char **argv)
