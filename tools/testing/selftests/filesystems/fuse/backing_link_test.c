@@ -47,6 +47,7 @@ struct how_linked {
 	unsigned int ring_flags;
 	unsigned int link_flags;
 	unsigned int commit_flags;
+	bool fixed;
 };
 
 FIXTURE(link)
@@ -85,6 +86,14 @@ FIXTURE_VARIANT_ADD(link, defer) {
 	},
 };
 
+FIXTURE_VARIANT_ADD(link, fixed) {
+	.how = {
+		.ring_flags = IORING_SETUP_SINGLE_ISSUER |
+			      IORING_SETUP_DEFER_TASKRUN,
+		.fixed = true,
+	},
+};
+
 FIXTURE_SETUP(link)
 {
 	const char *missing = backing_env_missing(NULL);
@@ -109,6 +118,7 @@ static int start(struct backing_env *env, const struct how_linked *how,
 	cfg->ring_flags = how->ring_flags;
 	cfg->link_flags |= how->link_flags;
 	cfg->commit_flags = how->commit_flags;
+	cfg->fixed = how->fixed;
 	return backing_env_start(env, &ioctl, cfg);
 }
 

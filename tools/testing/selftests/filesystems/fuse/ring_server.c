@@ -308,6 +308,8 @@ static int do_lookup(struct ring_req *req, struct ring_node *node)
 	err = fill_attr(req->server, node, &out->attr);
 	out->nodeid = node->nodeid;
 	out->generation = 1;
+	out->entry_valid = req->server->cfg.cache_secs;
+	out->attr_valid = req->server->cfg.cache_secs;
 	return err ? err : (int)sizeof(*out);
 }
 
@@ -318,6 +320,7 @@ static int do_getattr(struct ring_req *req, struct ring_node *node)
 
 	memset(out, 0, sizeof(*out));
 	err = fill_attr(req->server, node, &out->attr);
+	out->attr_valid = req->server->cfg.cache_secs;
 	return err ? err : (int)sizeof(*out);
 }
 
@@ -500,6 +503,17 @@ static int handle(struct ring_req *req)
 	}
 }
 
+/* The device, as an SQE of the queue has it together with dev_flags() */
+static int dev_fd(const struct ring_queue *q)
+{
+	return q->server->cfg.fixed ? 0 : q->server->dev_fd;
+}
+
+static unsigned int dev_flags(const struct ring_queue *q)
+{
+	return q->server->cfg.fixed ? IOSQE_FIXED_FILE : 0;
+}
+
 static struct io_uring_sqe *get_sqe(struct ring_queue *q)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
@@ -522,9 +536,9 @@ static void queue_register(struct ring_ent *ent)
 	struct io_uring_sqe *sqe = get_sqe(q);
 	struct fuse_uring_cmd_req *cmd;
 
-	cmd = backing_cmd_prep(sqe, q->server->dev_fd,
-			       FUSE_IO_URING_CMD_REGISTER);
+	cmd = backing_cmd_prep(sqe, dev_fd(q), FUSE_IO_URING_CMD_REGISTER);
 	cmd->qid = q->qid;
+	sqe->flags = dev_flags(q);
 	sqe->addr = (uintptr_t)ent->iov;
 	sqe->len = 2;
 	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_REQUEST);
@@ -545,7 +559,7 @@ static void set_link(struct ring_ent *ent, struct io_uring_sqe *sqe)
 {
 	const struct ring_server_cfg *cfg = &ent->queue->server->cfg;
 
-	sqe->flags = cfg->link_flags;
+	sqe->flags = cfg->link_flags | dev_flags(ent->queue);
 	if (!(sqe->flags & IOSQE_IO_HARDLINK))
 		sqe->flags |= IOSQE_IO_LINK;
 	if (!cfg->link_no_skip)
@@ -556,7 +570,6 @@ static void set_link(struct ring_ent *ent, struct io_uring_sqe *sqe)
 static void queue_commit(struct ring_ent *ent)
 {
 	struct ring_queue *q = ent->queue;
-	int dev_fd = q->server->dev_fd;
 	struct fuse_uring_cmd_req *cmd;
 	struct io_uring_sqe *sqe;
 
@@ -564,12 +577,12 @@ static void queue_commit(struct ring_ent *ent)
 		queue_room(q, ent->req.link_close_id > 0 ? 3 : 2);
 		if (ent->req.link_close_id > 0) {
 			sqe = get_sqe(q);
-			backing_cmd_prep_close(sqe, dev_fd,
+			backing_cmd_prep_close(sqe, dev_fd(q),
 					       ent->req.link_close_id);
 			set_link(ent, sqe);
 		}
 		sqe = get_sqe(q);
-		backing_cmd_prep_open_id(sqe, dev_fd, ent->req.link_fd,
+		backing_cmd_prep_open_id(sqe, dev_fd(q), ent->req.link_fd,
 					 ent->open->backing_id);
 		set_link(ent, sqe);
 	} else {
@@ -577,10 +590,11 @@ static void queue_commit(struct ring_ent *ent)
 	}
 
 	sqe = get_sqe(q);
-	cmd = backing_cmd_prep(sqe, dev_fd, FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
+	cmd = backing_cmd_prep(sqe, dev_fd(q),
+			       FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
 	cmd->qid = q->qid;
 	cmd->commit_id = ent->hdr->ring_ent_in_out.commit_id;
-	sqe->flags = q->server->cfg.commit_flags;
+	sqe->flags = q->server->cfg.commit_flags | dev_flags(q);
 	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_REQUEST);
 }
 
@@ -698,7 +712,8 @@ int ring_queue_cmd(struct ring_queue *q,
 
 	queue_room(q, 1);
 	sqe = get_sqe(q);
-	prep(sqe, q->server->dev_fd, arg);
+	prep(sqe, dev_fd(q), arg);
+	sqe->flags |= dev_flags(q);
 	io_uring_sqe_set_data64(sqe, UD_CMD);
 	do {
 		ret = submit_and_wait(q);
@@ -717,8 +732,8 @@ void ring_queue_close_id(struct ring_queue *q, int id)
 
 	queue_room(q, 1);
 	sqe = get_sqe(q);
-	backing_cmd_prep_close(sqe, q->server->dev_fd, id);
-	sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+	backing_cmd_prep_close(sqe, dev_fd(q), id);
+	sqe->flags = IOSQE_CQE_SKIP_SUCCESS | dev_flags(q);
 	io_uring_sqe_set_data64(sqe, UD_CLOSE);
 }
 
@@ -761,16 +776,27 @@ static int queue_init(struct ring_queue *q)
 	err = io_uring_queue_init_params(entries, &q->ring, &p);
 	if (err)
 		return err;
+	if (s->cfg.fixed) {
+		err = io_uring_register_ring_fd(&q->ring);
+		if (err == 1)
+			err = io_uring_register_files(&q->ring, &s->dev_fd, 1);
+		if (err)
+			goto fail;
+	}
 
 	for (i = 0; i < s->cfg.depth; i++)
 		queue_register(&q->ents[i]);
 	err = io_uring_submit(&q->ring);
 	if (err != (int)s->cfg.depth) {
-		io_uring_queue_exit(&q->ring);
-		return err < 0 ? err : -EIO;
+		err = err < 0 ? err : -EIO;
+		goto fail;
 	}
 	q->live = s->cfg.depth;
 	return 0;
+
+fail:
+	io_uring_queue_exit(&q->ring);
+	return err;
 }
 
 static void queue_up(struct ring_server *s, int err)

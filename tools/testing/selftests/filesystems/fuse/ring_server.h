@@ -76,10 +76,14 @@ struct ring_server_cfg {
 	__u64 init_flags;
 	/* fuse_init_out.max_stack_depth */
 	__u32 max_stack_depth;
+	/* seconds for which the kernel may keep names and attributes */
+	unsigned int cache_secs;
 	/* ring entries for each queue, 0: 2; at most RING_SERVER_MAX_DEPTH */
 	unsigned int depth;
 	/* io_uring_setup() flags for the queues' rings besides SQE128 */
 	unsigned int ring_flags;
+	/* register the ring's fd, and the device as a file of the ring */
+	bool fixed;
 	/*
 	 * SQEs and CQEs of a queue's ring, 0: room for a linked reply from
 	 * each ring entry at once, and twice as many CQEs
