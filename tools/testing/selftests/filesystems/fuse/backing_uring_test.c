@@ -1304,7 +1304,8 @@ TEST_F(command, sqe_rewritten_meanwhile)
 				sched_yield();
 			res = io_uring_submit_and_wait(&self->env.issuer.ring,
 						       1);
-			ASSERT_GT(res, 0);
+			/* 0: the thread of SQPOLL was quicker */
+			ASSERT_GE(res, 0);
 			res = backing_issue_wait(&self->env.issuer);
 			__atomic_store_n(&r.target, NULL, __ATOMIC_RELEASE);
 
