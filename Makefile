@@ -2,6 +2,7 @@
 
 SERIES := tools/out-of-tree/series
 BENCH := tools/out-of-tree/bench
+COST := tools/out-of-tree/cost
 
 help:
 	@echo  'Main targets:'
@@ -18,6 +19,8 @@ help:
 	@echo  '  storm   - 10,000 connections that end in the midst of opens'
 	@echo  '  mutants - can the selftests fail? They have to notice each mistake of'
 	@echo  '            a collection, made in the kernel. MUTANT=NAME: that one'
+	@echo  ''
+	@echo  '  bench   - count what the ways to register a backing file cost'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -38,6 +41,9 @@ export KERNEL MUTANT TIME SQES SEED
 run check check-debug check-arm64 storm fuzz mutants shell:
 	@$(BENCH)/$@
 
+bench:
+	@$(COST)/bench
+
 tree:
 	@$(SERIES)/make-tree
 
@@ -53,5 +59,5 @@ clean:
 	rm -rf build
 
 PHONY := help run check check-debug check-arm64 storm fuzz mutants shell
-PHONY += tree refresh mail kernel clean
+PHONY += bench tree refresh mail kernel clean
 .PHONY: $(PHONY)
