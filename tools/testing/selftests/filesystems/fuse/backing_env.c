@@ -142,9 +142,12 @@ int backing_env_teardown(struct backing_env *env)
 	err = backing_env_stop(env);
 	if (env->dir_fd >= 0)
 		close(env->dir_fd);
-	/* the last fput() of a connection can run in a work queue */
+	/*
+	 * The last fput() of a connection can run in a work queue: of a ring
+	 * whose owner was killed, and on a kernel that is slow to debug
+	 */
 	for (i = 0; umount2(env->back, 0); i++) {
-		if (i == 100) {
+		if (i == 1200) {
 			err = err ? err : -errno;
 			umount2(env->back, MNT_DETACH);
 			break;

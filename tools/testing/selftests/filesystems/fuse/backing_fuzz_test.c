@@ -279,6 +279,8 @@ static void *worker_thread(void *arg)
 
 	/* a ring can be its thread's alone */
 	check_zero(backing_issuer_init(&w->issuer, &w->how, -1), "ring");
+	/* not for the client: the ring has the devices as its files */
+	io_uring_ring_dontfork(&w->issuer.ring);
 	if (w->flags & IOSQE_FIXED_FILE)
 		check_zero(io_uring_register_files(&w->issuer.ring, input.devs,
 						   RANDOM_FIXED(&input)),
@@ -310,13 +312,15 @@ static void *rewrite_thread(void *arg)
  * A process of its own, without the device: a server that is killed is not gone
  * before its threads are, and the connection not before the server.
  */
-static void run_client(void)
+static void run_client(pid_t server)
 {
 	__u64 rng = batch.seed ^ 1;
 	char name[] = "f0", buf[100];
 	int fd;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != server)
+		_exit(0);
 	syscall(SYS_close_range, 3, ~0U, 0);
 	while (!__atomic_load_n(&shared->stop, __ATOMIC_RELAXED)) {
 		name[1] = '0' + rnd(&rng, RANDOM_FILES);
@@ -487,9 +491,11 @@ static void run_batch(__u64 seed)
 
 	shared->stop = false;
 	if (batch.clients) {
+		pid_t server = getpid();
+
 		client = fork();
 		if (!client)
-			run_client();
+			run_client(server);
 		if (client < 0)
 			fail("fork: %s", strerror(errno));
 	}
@@ -568,6 +574,7 @@ static void open_files(void)
 		fd = ring_server_dev_fd(conn->env.server);
 		check_zero(backing_issuer_init(&conn->clone, &by_clone, fd),
 			   "clone");
+		io_uring_ring_dontfork(&conn->clone.ring);
 		input.devs[input.nr_devs++] = fd;
 		input.devs[input.nr_devs++] = conn->clone.dev_fd;
 	}

@@ -776,6 +776,8 @@ static int queue_init(struct ring_queue *q)
 	err = io_uring_queue_init_params(entries, &q->ring, &p);
 	if (err)
 		return err;
+	/* a child that has the ring mapped would keep its files, the device */
+	io_uring_ring_dontfork(&q->ring);
 	if (s->cfg.fixed) {
 		err = io_uring_register_ring_fd(&q->ring);
 		if (err == 1)
