@@ -35,8 +35,10 @@ unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL GNUMAKEFLAGS
 # paths below ROOT relative, but knows nothing of the prefix map, which has the
 # path of the tree in it; with relative paths it changes nothing.
 export CCACHE_DIR=$CACHE/ccache CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
-# With depend mode what is not in the cache is not preprocessed twice.
-export CCACHE_DEPEND=1 CCACHE_IGNOREOPTIONS='-fmacro-prefix-map=*'
+# Not in depend mode, which does not see .incbin: a bzImage would get the vmlinux
+# of another one whose size is the same.
+export CCACHE_IGNOREOPTIONS='-fmacro-prefix-map=*'
+unset CCACHE_DEPEND
 export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-2G}
 export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
 export KBUILD_BUILD_USER=bench KBUILD_BUILD_HOST=bench
