@@ -39,6 +39,7 @@ export CCACHE_DIR=$CACHE/ccache CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
 # of another one whose size is the same.
 export CCACHE_IGNOREOPTIONS='-fmacro-prefix-map=*'
 unset CCACHE_DEPEND
+export CCACHE_NODEPEND=1
 export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-2G}
 export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
 export KBUILD_BUILD_USER=bench KBUILD_BUILD_HOST=bench
