@@ -225,14 +225,18 @@ static int issue(struct job *job)
 	return backing_issue(job->issuer, job->cmd_op, &job->req, 0);
 }
 
-/* The same way, on a ring that the task makes for itself */
+/* A ring of the same kind, of the task's own */
+static int own_ring(struct job *job, struct backing_issuer *own)
+{
+	return backing_issuer_init(own, &job->issuer->how,
+				   ring_server_dev_fd(job->env->server));
+}
+
 static int issue_on_own_ring(struct job *job)
 {
 	struct backing_issuer own;
-	int ret;
+	int ret = own_ring(job, &own);
 
-	ret = backing_issuer_init(&own, &job->issuer->how,
-				  ring_server_dev_fd(job->env->server));
 	if (ret)
 		return ret;
 	ret = backing_issue(&own, job->cmd_op, &job->req, 0);
@@ -362,10 +366,8 @@ static int issue_own_fds_and_ring(struct job *job)
 static int issue_after_unshare(struct job *job)
 {
 	struct backing_issuer own;
-	int ret;
+	int ret = own_ring(job, &own);
 
-	ret = backing_issuer_init(&own, &job->issuer->how,
-				  ring_server_dev_fd(job->env->server));
 	if (ret)
 		return ret;
 	if (!own.how.ioctl) {
@@ -1136,25 +1138,6 @@ TEST_F(cred, whose_fd_after_unshare)
 	close_fds(ctx);
 }
 
-/* The pid of the SQPOLL thread */
-static int sqpoll_thread(const struct backing_issuer *issuer)
-{
-	char path[64], line[128];
-	int pid = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d",
-		 issuer->ring.ring_fd);
-	f = fopen(path, "r");
-	if (!f)
-		return -1;
-	while (fgets(line, sizeof(line), f) &&
-	       sscanf(line, "SqThread: %d", &pid) != 1)
-		;
-	fclose(f);
-	return pid;
-}
-
 FIXTURE(attached)
 {
 	struct ctx ctx;
@@ -1213,8 +1196,9 @@ TEST_F(attached, rings_of_different_makers)
 		how.setup_flags |= IORING_SETUP_ATTACH_WQ;
 		how.wq_fd = self->first.ring.ring_fd;
 		ASSERT_EQ(0, make_ring(ctx, &how, maker.without));
-		ASSERT_GT(sqpoll_thread(ring), 0);
-		ASSERT_EQ(sqpoll_thread(&self->first), sqpoll_thread(ring));
+		ASSERT_GT(backing_issuer_sq_thread(ring), 0);
+		ASSERT_EQ(backing_issuer_sq_thread(&self->first),
+			  backing_issuer_sq_thread(ring));
 
 		/* to each its own */
 		check(_metadata, ctx, ring, &self_task, issue, &maker);

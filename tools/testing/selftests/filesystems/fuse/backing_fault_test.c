@@ -148,7 +148,7 @@ static void faults_add(struct faults *f, const char *dir)
 		f->nr++;
 }
 
-static void faults_add_threads(struct faults *f, const char *prefix)
+static void faults_add_workers(struct faults *f)
 {
 	char dir[sizeof(f->dir[0])], path[sizeof(dir) + sizeof("/comm")];
 	DIR *tasks = opendir("/proc/self/task");
@@ -159,7 +159,7 @@ static void faults_add_threads(struct faults *f, const char *prefix)
 		snprintf(dir, sizeof(dir), "/proc/self/task/%.15s", de->d_name);
 		snprintf(path, sizeof(path), "%s/comm", dir);
 		if (!read_str(path, comm, sizeof(comm)) &&
-		    !strncmp(comm, prefix, strlen(prefix)))
+		    !strncmp(comm, "iou-wrk-", 8))
 			faults_add(f, dir);
 	}
 	if (tasks)
@@ -167,15 +167,20 @@ static void faults_add_threads(struct faults *f, const char *prefix)
 }
 
 /* Returns how many tasks it found */
-static int faults_find(struct faults *f, const struct backing_how *how)
+static int faults_find(struct faults *f, const struct backing_issuer *issuer)
 {
+	char dir[sizeof(f->dir[0])];
+
 	f->nr = 0;
-	if (how->sqe_flags & IOSQE_ASYNC)
-		faults_add_threads(f, "iou-wrk-");
-	else if (how->setup_flags & IORING_SETUP_SQPOLL)
-		faults_add_threads(f, "iou-sqp-");
-	else
+	if (issuer->how.sqe_flags & IOSQE_ASYNC) {
+		faults_add_workers(f);
+	} else if (issuer->how.setup_flags & IORING_SETUP_SQPOLL) {
+		snprintf(dir, sizeof(dir), "/proc/self/task/%d",
+			 backing_issuer_sq_thread(issuer));
+		faults_add(f, dir);
+	} else {
 		faults_add(f, "/proc/thread-self");
+	}
 	return f->nr;
 }
 
@@ -233,7 +238,6 @@ static void setup(struct __test_metadata *_metadata, struct fault_env *f,
 	struct backing_issuer *issuer = &f->env.issuer;
 	const char *why = missing(how);
 	unsigned int one_worker[2] = { 1, 1 };
-	int i;
 
 	if (why)
 		SKIP(return, "%s", why);
@@ -244,13 +248,6 @@ static void setup(struct __test_metadata *_metadata, struct fault_env *f,
 		ASSERT_EQ(0, io_uring_register_iowq_max_workers(&issuer->ring,
 								one_worker));
 	}
-	/* the thread of the ring of missing() may be about to end */
-	for (i = 0; faults_find(&f->faults, how) > 1; i++) {
-		ASSERT_GT(1000, i);
-		faults_put(&f->faults);
-		usleep(10000);
-	}
-	faults_put(&f->faults);
 	f->fd = backing_make_file(&f->env, "file", BACKING_FILE_SZ);
 	ASSERT_GE(f->fd, 0);
 }
@@ -274,7 +271,7 @@ static int issue_with_fault(struct __test_metadata *_metadata,
 	ASSERT_GE(MAX_NTH, nth);
 	/* wakes up or makes the threads, and fills the caches of the ring */
 	ASSERT_EQ(-ENOENT, backing_issue_close(issuer, NO_ID));
-	ASSERT_GT(faults_find(&f->faults, &issuer->how), 0);
+	ASSERT_GT(faults_find(&f->faults, issuer), 0);
 	ASSERT_EQ(0, faults_arm(&f->faults, nth));
 	res = backing_issue(issuer, cmd_op, req, 0);
 	*fired = faults_disarm(&f->faults);
@@ -446,7 +443,7 @@ TEST_F(fault_wanted, out_of_nodes)
 	int id, res;
 
 	ASSERT_EQ(-ENOENT, backing_issue_close(issuer, NO_ID));
-	ASSERT_GT(faults_find(&self->f.faults, &variant->how), 0);
+	ASSERT_GT(faults_find(&self->f.faults, issuer), 0);
 	ASSERT_EQ(0, set_out_of_nodes(&self->f.faults, true));
 	for (id = step; id < 10000 * step; id += step) {
 		req.backing.id = id;
@@ -499,14 +496,12 @@ FIXTURE_TEARDOWN(linked)
 static int hook_open(struct ring_req *req, struct ring_node *node,
 		     struct fuse_open_out *out)
 {
-	static const struct backing_how inline_how;
-
 	(void)node;
 	out->open_flags = FOPEN_PASSTHROUGH;
 	out->backing_id = FAR_ID;
 	req->link_fd = hook.fd;
 	if (hook.nth) {
-		faults_find(&hook.faults, &inline_how);
+		faults_add(&hook.faults, "/proc/thread-self");
 		faults_arm(&hook.faults, hook.nth);
 	}
 	return 0;

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -175,4 +176,27 @@ int backing_issue_close(struct backing_issuer *issuer, int id)
 	struct fuse_uring_cmd_req req = { .backing.id = id };
 
 	return backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req, 0);
+}
+
+int backing_issuer_sq_thread(const struct backing_issuer *issuer)
+{
+	char path[64], line[128];
+	int tid = 0, i;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d",
+		 issuer->ring.ring_fd);
+	/* fdinfo leaves it out while the ring is locked */
+	for (i = 0; !tid && i < 1000; i++) {
+		if (i)
+			usleep(1000);
+		f = fopen(path, "r");
+		if (!f)
+			break;
+		while (fgets(line, sizeof(line), f) &&
+		       sscanf(line, "SqThread: %d", &tid) != 1)
+			;
+		fclose(f);
+	}
+	return tid > 0 ? tid : -ESRCH;
 }

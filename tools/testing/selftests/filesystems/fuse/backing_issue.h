@@ -127,4 +127,13 @@ int backing_issue_open(struct backing_issuer *issuer, int fd);
  */
 int backing_issue_close(struct backing_issuer *issuer, int id);
 
+/**
+ * backing_issuer_sq_thread() - the thread that issues for an SQPOLL ring
+ * @issuer:	an initialized issuer with IORING_SETUP_SQPOLL
+ *
+ * Return: its thread id, as SqThread in the fdinfo of the ring; -ESRCH if it
+ * ended or is not told.
+ */
+int backing_issuer_sq_thread(const struct backing_issuer *issuer);
+
 #endif /* BACKING_ISSUE_H */
