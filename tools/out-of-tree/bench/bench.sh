@@ -85,6 +85,16 @@ configure()
 		die "kernel configuration: ${missing%%$'\n'*} does not hold here"
 }
 
+# build_all OUT [KIND]: the series, a kernel with it (see kernel) in OUT, and the
+# selftests.
+build_all()
+{
+	"$BENCH/deps" run
+	"$SERIES/make-tree"
+	"$BENCH/kernel" "$BUILD/linux" "$1" "${2:-}"
+	"$BENCH/selftests" "$BUILD/linux" "$1"
+}
+
 # work_tree TREE COMMIT: TREE, another work tree of build/linux, at COMMIT. Files
 # that stay the same are not touched.
 work_tree()
