@@ -13,6 +13,8 @@ shopt -s inherit_errexit
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 BUILD=$ROOT/build
+# Not everything that starts us, a CI for one, has a HOME; ~ is known anyhow.
+export HOME=${HOME:-~}
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/fuse-backing
 export LC_ALL=C.UTF-8
 
