@@ -49,7 +49,7 @@ backing_cmd_prep(struct io_uring_sqe *sqe, int dev_fd, __u32 cmd_op)
  * backing_cmd_prep_open() - register a backing file
  * @sqe:	an SQE of 128 bytes
  * @dev_fd:	see backing_cmd_prep()
- * @fd:		the backing file, in the file table of the task that submits
+ * @fd:		the backing file, in the file table of the task that issues
  *
  * The CQE's res is the backing id (> 0), or a negative errno.
  */

@@ -16,7 +16,7 @@
 struct backing_how {
 	/* FUSE_DEV_IOC_BACKING_OPEN and _CLOSE; the rest is ignored */
 	bool ioctl;
-	/* io_uring_setup() flags. IORING_SETUP_SQE128 has to be among them */
+	/* io_uring_setup() flags, with IORING_SETUP_SQE128 unless sqe_mixed */
 	unsigned int setup_flags;
 	/* SQEs of the ring, 0: 8 */
 	unsigned int entries;

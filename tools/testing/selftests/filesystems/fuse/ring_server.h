@@ -64,7 +64,7 @@ struct ring_req {
 	/*
 	 * For the hooks of OPEN and CREATE: link the reply behind a
 	 * registration of this file, under fuse_open_out.backing_id. -1: none.
-	 * Has to stay open until the reply is submitted.
+	 * Has to stay open until the registration has run.
 	 */
 	int link_fd;
 	/* if > 0, the link begins with a BACKING_CLOSE of this id */
