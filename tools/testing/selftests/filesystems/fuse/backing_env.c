@@ -18,6 +18,7 @@
 #include "backing_env.h"
 
 __u64 backing_init_flags;
+__u32 backing_init_minor;
 int backing_init_err;
 static bool uring_was_on;
 
@@ -33,7 +34,8 @@ void backing_env_main(void)
 		return;
 	/* the tests are children that _exit(), so this runs once */
 	atexit(give_back_parameter);
-	backing_init_err = ring_server_init_flags(&backing_init_flags);
+	backing_init_err = ring_server_init_flags(&backing_init_flags,
+						  &backing_init_minor);
 }
 
 int backing_make_file(struct backing_env *env, const char *name, size_t size)
@@ -147,7 +149,7 @@ int backing_env_teardown(struct backing_env *env)
 	 * whose owner was killed, and on a kernel that is slow to debug
 	 */
 	for (i = 0; umount2(env->back, 0); i++) {
-		if (i == 1200) {
+		if (i == 20 * (env->patience ? (int)env->patience : 15)) {
 			err = err ? err : -errno;
 			umount2(env->back, MNT_DETACH);
 			break;

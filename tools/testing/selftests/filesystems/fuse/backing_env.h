@@ -26,6 +26,7 @@
 
 /* What FUSE_INIT offers with enable_uring on, and the error of asking for it */
 extern __u64 backing_init_flags;
+extern __u32 backing_init_minor;
 extern int backing_init_err;
 
 struct backing_env {
@@ -36,6 +37,11 @@ struct backing_env {
 	int dir_fd;
 	struct ring_server *server;
 	struct backing_issuer issuer;
+	/*
+	 * seconds that teardown waits for the last fput(), 0: 15, less than the
+	 * 30 that a test has
+	 */
+	unsigned int patience;
 	/* for the hooks of a test, which get the env by ring_server_priv() */
 	int hook_id;
 	int hook_fd;

@@ -436,7 +436,6 @@ TEST_F(fault_wanted, far_id)
  */
 TEST_F(fault_wanted, out_of_nodes)
 {
-	struct fuse_uring_cmd_req req = { .backing.map.fd = self->f.fd };
 	struct backing_issuer *issuer = &self->f.env.issuer;
 	/* each needs a node of its own */
 	const int step = 0x1000;
@@ -446,9 +445,7 @@ TEST_F(fault_wanted, out_of_nodes)
 	ASSERT_GT(faults_find(&self->f.faults, issuer), 0);
 	ASSERT_EQ(0, set_out_of_nodes(&self->f.faults, true));
 	for (id = step; id < 10000 * step; id += step) {
-		req.backing.id = id;
-		res = backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN,
-				    &req, 0);
+		res = backing_issue_open_id(issuer, self->f.fd, id);
 		if (res != id)
 			break;
 	}
@@ -457,8 +454,7 @@ TEST_F(fault_wanted, out_of_nodes)
 	ASSERT_EQ(-ENOENT, backing_issue_close(issuer, id));
 
 	/* and as if nothing had been */
-	EXPECT_EQ(id, backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN,
-				    &req, 0));
+	EXPECT_EQ(id, backing_issue_open_id(issuer, self->f.fd, id));
 	for (; id; id -= step)
 		EXPECT_EQ(0, backing_issue_close(issuer, id));
 }

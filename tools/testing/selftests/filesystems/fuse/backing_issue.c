@@ -166,7 +166,15 @@ int backing_issue(struct backing_issuer *issuer, __u32 cmd_op,
 
 int backing_issue_open(struct backing_issuer *issuer, int fd)
 {
-	struct fuse_uring_cmd_req req = { .backing.map.fd = fd };
+	return backing_issue_open_id(issuer, fd, 0);
+}
+
+int backing_issue_open_id(struct backing_issuer *issuer, int fd, int id)
+{
+	struct fuse_uring_cmd_req req = {
+		.backing.map.fd = fd,
+		.backing.id = id,
+	};
 
 	return backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req, 0);
 }

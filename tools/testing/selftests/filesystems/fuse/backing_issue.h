@@ -119,6 +119,16 @@ int backing_issue_wait(struct backing_issuer *issuer);
 int backing_issue_open(struct backing_issuer *issuer, int fd);
 
 /**
+ * backing_issue_open_id() - BACKING_OPEN with the id to have
+ * @issuer:	an initialized issuer, not an ioctl one
+ * @fd:		the backing file
+ * @id:		the backing id, 0 for one that the kernel picks
+ *
+ * Return: the backing id (> 0) or a negative errno.
+ */
+int backing_issue_open_id(struct backing_issuer *issuer, int fd, int id);
+
+/**
  * backing_issue_close() - BACKING_CLOSE
  * @issuer:	an initialized issuer
  * @id:		the backing id

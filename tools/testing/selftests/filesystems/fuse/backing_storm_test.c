@@ -292,6 +292,7 @@ FIXTURE_SETUP(storm)
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, storm);
 	ASSERT_EQ(0, backing_env_setup(&self->s.env));
+	self->s.env.patience = PATIENCE;
 	for (i = 0; i < CLIENTS; i++) {
 		struct client *c = &self->s.clients[i];
 
@@ -455,13 +456,13 @@ struct counts {
 	struct {
 		char name[32];
 		long n;
-	} of[64];
+	} of[512];
 };
 
 static void add_count(struct counts *counts, const char *name, long n)
 {
 	if (counts->nr == ARRAY_SIZE(counts->of))
-		return;
+		abort();
 	snprintf(counts->of[counts->nr].name, sizeof(counts->of[0].name), "%s",
 		 name);
 	counts->of[counts->nr++].n = n;

@@ -332,7 +332,8 @@ TEST_F(backing, two_inodes)
 
 TEST_F(backing, other_id_while_open)
 {
-	int a, id, other, raw;
+	int a, b, id, other, raw;
+	char buf[8];
 
 	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
 	id = backing_register_file(&self->env, "file");
@@ -342,6 +343,7 @@ TEST_F(backing, other_id_while_open)
 
 	/* even of the same file: an inode has one backing file at a time */
 	raw = open_back(&self->env, "file", O_RDWR);
+	ASSERT_GE(raw, 0);
 	other = backing_issue_open(&self->env.issuer, raw);
 	ASSERT_GT(other, 0);
 	EXPECT_NE(id, other);
@@ -350,7 +352,12 @@ TEST_F(backing, other_id_while_open)
 
 	/* the refused open must not have hurt the first */
 	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file", id));
-	close(open_mnt(&self->env, "file", O_RDONLY));
+	b = open_mnt(&self->env, "file", O_RDONLY);
+	ASSERT_GE(b, 0);
+	EXPECT_EQ(8, pread(a, buf, sizeof(buf), 0));
+	EXPECT_EQ(8, pread(b, buf, sizeof(buf), 0));
+	EXPECT_EQ(0, served(&self->env));
+	close(b);
 	close(a);
 	close(raw);
 }
@@ -743,6 +750,19 @@ TEST_F(backing, passthrough_not_negotiated)
 	close(fd);
 }
 
+/*
+ * With a field that must be 0 and is not. What every command is checked for, the
+ * state of the connection, comes before that
+ */
+static int issue_reserved(struct backing_issuer *issuer)
+{
+	const struct fuse_uring_cmd_req req = {
+		.backing = { .id = 1, .reserved = 1 },
+	};
+
+	return backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req, 0);
+}
+
 TEST_F(backing, uring_not_negotiated)
 {
 	struct ring_server_cfg cfg = { .init_flags = FUSE_PASSTHROUGH };
@@ -759,7 +779,27 @@ TEST_F(backing, uring_not_negotiated)
 		EXPECT_EQ(-EOPNOTSUPP, id);
 		EXPECT_EQ(-EOPNOTSUPP,
 			  backing_issue_close(&self->env.issuer, 1));
+		EXPECT_EQ(-EOPNOTSUPP, issue_reserved(&self->env.issuer));
 	}
+	close(fd);
+}
+
+/* Nor do they need a queue, where every request waits for one */
+TEST_F(backing, without_queues)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = BACKING_INIT,
+		.no_queues = true,
+	};
+	int fd, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, &cfg));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&self->env.issuer, fd);
+	EXPECT_GT(id, 0);
+	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, id));
+	EXPECT_EQ(-ENOENT, backing_issue_close(&self->env.issuer, id));
 	close(fd);
 }
 
@@ -800,6 +840,7 @@ TEST_F(backing, before_init_is_answered)
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(want, backing_issue_open(&self->env.issuer, fd));
 	EXPECT_EQ(want, backing_issue_close(&self->env.issuer, 1));
+	EXPECT_EQ(want, issue_reserved(&self->env.issuer));
 	close(fd);
 }
 
@@ -818,6 +859,7 @@ static void check_gone(struct __test_metadata *_metadata,
 	} else {
 		EXPECT_EQ(want, id);
 		EXPECT_EQ(want, backing_issue_close(&env->issuer, 1));
+		EXPECT_EQ(want, issue_reserved(&env->issuer));
 	}
 	close(fd);
 }
@@ -1090,16 +1132,6 @@ TEST_F(command, reserved_fields)
 	close(fd);
 }
 
-static int open_id(struct backing_issuer *issuer, int fd, int id)
-{
-	struct fuse_uring_cmd_req req = {
-		.backing.map.fd = fd,
-		.backing.id = id,
-	};
-
-	return backing_issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req, 0);
-}
-
 TEST_F(command, wanted_id)
 {
 	int fd, id, m;
@@ -1108,20 +1140,20 @@ TEST_F(command, wanted_id)
 	fd = backing_make_file(&self->env, "file", FILE_SZ);
 	ASSERT_GE(fd, 0);
 
-	EXPECT_EQ(fd, open_id(&self->env.issuer, fd, fd));
-	EXPECT_EQ(INT_MAX, open_id(&self->env.issuer, fd, INT_MAX));
-	EXPECT_EQ(1, open_id(&self->env.issuer, fd, 1));
-	EXPECT_EQ(1 << 30, open_id(&self->env.issuer, fd, 1 << 30));
+	EXPECT_EQ(fd, backing_issue_open_id(&self->env.issuer, fd, fd));
+	EXPECT_EQ(INT_MAX, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
+	EXPECT_EQ(1, backing_issue_open_id(&self->env.issuer, fd, 1));
+	EXPECT_EQ(1 << 30, backing_issue_open_id(&self->env.issuer, fd, 1 << 30));
 
-	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, fd));
-	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, INT_MAX));
-	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, 1));
-	EXPECT_EQ(-EINVAL, open_id(&self->env.issuer, fd, -1));
-	EXPECT_EQ(-EINVAL, open_id(&self->env.issuer, fd, INT_MIN));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, fd));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, 1));
+	EXPECT_EQ(-EINVAL, backing_issue_open_id(&self->env.issuer, fd, -1));
+	EXPECT_EQ(-EINVAL, backing_issue_open_id(&self->env.issuer, fd, INT_MIN));
 	/* the file is looked at before the id */
-	EXPECT_EQ(-EBADF, open_id(&self->env.issuer, -1, fd));
+	EXPECT_EQ(-EBADF, backing_issue_open_id(&self->env.issuer, -1, fd));
 	EXPECT_EQ(-EISDIR,
-		  open_id(&self->env.issuer, self->env.dir_fd, INT_MAX));
+		  backing_issue_open_id(&self->env.issuer, self->env.dir_fd, INT_MAX));
 
 	/* it is an id like any other */
 	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file",
@@ -1136,7 +1168,7 @@ TEST_F(command, wanted_id)
 	/* and free again right after its close */
 	for (id = 0; id < 100; id++) {
 		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, INT_MAX));
-		EXPECT_EQ(INT_MAX, open_id(&self->env.issuer, fd, INT_MAX));
+		EXPECT_EQ(INT_MAX, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
 	}
 	close(fd);
 }
@@ -1154,21 +1186,21 @@ TEST_F(command, kernel_skips_wanted_ids)
 	ASSERT_GE(fd, 0);
 
 	for (i = 2; i <= 100; i += 2)
-		ASSERT_EQ(i, open_id(&self->env.issuer, fd, i));
-	EXPECT_EQ(INT_MAX, open_id(&self->env.issuer, fd, INT_MAX));
+		ASSERT_EQ(i, backing_issue_open_id(&self->env.issuer, fd, i));
+	EXPECT_EQ(INT_MAX, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
 	/* upwards from 1, whatever was asked for between, either way */
 	for (i = 1; i < 100; i += 4) {
 		EXPECT_EQ(i, backing_issue_open(&self->env.issuer, fd));
 		EXPECT_EQ(i + 2, backing_issue_open(&ioctl, fd));
 	}
 	EXPECT_EQ(101, backing_issue_open(&self->env.issuer, fd));
-	EXPECT_EQ(-EEXIST, open_id(&self->env.issuer, fd, 99));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, 99));
 
 	/* cyclically: an id that was given back is not the next one */
 	EXPECT_EQ(0, backing_issue_close(&ioctl, 50));
 	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, 101));
 	EXPECT_EQ(102, backing_issue_open(&ioctl, fd));
-	EXPECT_EQ(50, open_id(&self->env.issuer, fd, 50));
+	EXPECT_EQ(50, backing_issue_open_id(&self->env.issuer, fd, 50));
 	backing_issuer_exit(&ioctl);
 	close(fd);
 }
@@ -1194,7 +1226,7 @@ static void *race_thread(void *arg)
 		abort();
 	for (i = 0; i < RACES; i++) {
 		pthread_barrier_wait(r->barrier);
-		r->res[i] = open_id(&issuer, r->fd, 1000 + i);
+		r->res[i] = backing_issue_open_id(&issuer, r->fd, 1000 + i);
 	}
 	backing_issuer_exit(&issuer);
 	return NULL;
@@ -1263,6 +1295,13 @@ static void *rewrite_thread(void *arg)
 	return NULL;
 }
 
+/* Before the ring is unmapped, which teardown does also after a failure */
+static void stop_rewriter(struct rewriter *r)
+{
+	__atomic_store_n(&r->stop, true, __ATOMIC_RELEASE);
+	pthread_join(r->thread, NULL);
+}
+
 /*
  * The SQE changes while the command is issued. Whatever the kernel gets to see,
  * it is one id: what it answers is what it has done.
@@ -1311,20 +1350,20 @@ TEST_F(command, sqe_rewritten_meanwhile)
 
 			ASSERT_TRUE(res == r.id[0] || (r.id[1] > 0 ?
 				    res == r.id[1] : res == -EINVAL)) {
+				stop_rewriter(&r);
 				TH_LOG("%d, of %d and %d", res, r.id[0],
 				       r.id[1]);
 			}
 			if (res < 0)
 				continue;
-			ASSERT_EQ(0, backing_issue_close(&ioctl, res));
-			ASSERT_EQ(-ENOENT,
+			EXPECT_EQ(0, backing_issue_close(&ioctl, res));
+			EXPECT_EQ(-ENOENT,
 				  backing_issue_close(&ioctl, r.id[0]));
 			if (r.id[1] > 0)
-				ASSERT_EQ(-ENOENT,
+				EXPECT_EQ(-ENOENT,
 					  backing_issue_close(&ioctl, r.id[1]));
 		}
-		__atomic_store_n(&r.stop, true, __ATOMIC_RELEASE);
-		pthread_join(r.thread, NULL);
+		stop_rewriter(&r);
 	}
 	backing_issuer_exit(&ioctl);
 	close(fd);
@@ -1333,27 +1372,20 @@ TEST_F(command, sqe_rewritten_meanwhile)
 /* What the rest of the command area holds is nobody's business */
 TEST_F(command, rest_of_the_command_area)
 {
+	struct backing_issuer *issuer = &self->env.issuer;
+	struct fuse_uring_cmd_req req = { 0 };
 	struct io_uring_sqe *sqe;
-	struct io_uring_cqe *cqe;
-	struct io_uring ring;
-	int fd;
 
 	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
-	fd = backing_make_file(&self->env, "file", 10);
-	ASSERT_GE(fd, 0);
-	ASSERT_EQ(0, io_uring_queue_init(2, &ring, IORING_SETUP_SQE128));
-	sqe = io_uring_get_sqe(&ring);
+	req.backing.map.fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(req.backing.map.fd, 0);
+	sqe = backing_issue_prep(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req,
+				 0);
 	ASSERT_NE(NULL, sqe);
-	backing_cmd_prep_open(sqe, ring_server_dev_fd(self->env.server), fd);
-	memset(backing_cmd_req(sqe) + 1, 0xff,
-	       80 - sizeof(struct fuse_uring_cmd_req));
-	sqe->flags = variant->how.sqe_flags;
-	ASSERT_EQ(1, io_uring_submit_and_wait(&ring, 1));
-	ASSERT_EQ(0, io_uring_wait_cqe(&ring, &cqe));
-	EXPECT_GT(cqe->res, 0);
-	io_uring_cqe_seen(&ring, cqe);
-	io_uring_queue_exit(&ring);
-	close(fd);
+	memset(backing_cmd_req(sqe) + 1, 0xff, 80 - sizeof(req));
+	ASSERT_LE(0, io_uring_submit_and_wait(&issuer->ring, 1));
+	EXPECT_GT(backing_issue_wait(issuer), 0);
+	close(req.backing.map.fd);
 }
 
 /* Reserved fields first, then what the ioctl checks, in its order */
@@ -1441,7 +1473,8 @@ TEST_F(command, sqe_of_64_bytes)
 			req->backing.map.fd = fd;
 		else
 			req->backing.id = id;
-		ASSERT_EQ(1, io_uring_submit_and_wait(&ring, 1));
+		/* 0: the thread of SQPOLL was quicker */
+		ASSERT_LE(0, io_uring_submit_and_wait(&ring, 1));
 		ASSERT_EQ(0, io_uring_wait_cqe(&ring, &cqe));
 		EXPECT_EQ(-EINVAL, cqe->res);
 		io_uring_cqe_seen(&ring, cqe);
@@ -1495,37 +1528,54 @@ static int reverse_bits(unsigned int n)
 
 #define MANY_IDS	20000
 
-/* What an id costs in memory, dense from 1 and spread over all 31 bits */
-TEST(memory_of_ids)
+FIXTURE(memory)
 {
-	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	struct backing_env env;
+};
+
+FIXTURE_SETUP(memory)
+{
 	const char *missing = backing_env_missing(NULL);
-	struct backing_env env = { };
-	long before, cost[2];
-	int fd, i, id, spread;
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	ASSERT_EQ(0, backing_env_setup(&env));
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+}
+
+FIXTURE_TEARDOWN(memory)
+{
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+/*
+ * What an id costs in memory, dense from 1 and spread over all 31 bits. It takes
+ * long on a kernel that remembers where each of them was allocated
+ */
+TEST_F_TIMEOUT(memory, of_ids, 300)
+{
+	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	struct backing_issuer *issuer = &self->env.issuer;
+	long before, cost[2];
+	int fd, i, id, spread;
+
 	for (spread = 0; spread < 2; spread++) {
-		ASSERT_EQ(0, backing_env_start(&env, &how, NULL));
-		fd = backing_make_file(&env, "file", 10);
+		ASSERT_EQ(0, backing_env_start(&self->env, &how, NULL));
+		fd = backing_make_file(&self->env, "file", 10);
 		ASSERT_GE(fd, 0);
 		before = slab();
 		for (i = 1; i <= MANY_IDS; i++) {
 			id = spread ? reverse_bits(i) : i;
-			ASSERT_EQ(id, open_id(&env.issuer, fd, id));
+			ASSERT_EQ(id, backing_issue_open_id(issuer, fd, id));
 		}
 		cost[spread] = (slab() - before) / MANY_IDS;
 		close(fd);
-		EXPECT_EQ(0, backing_env_stop(&env));
+		EXPECT_EQ(0, backing_env_stop(&self->env));
 	}
 	TH_LOG("%d ids: %ld bytes each dense, %ld spread", MANY_IDS, cost[0],
 	       cost[1]);
 	/* nodes of the id map are shared, or at worst not, but never worse */
 	EXPECT_LT(cost[0], 1024);
 	EXPECT_LT(cost[1], 4096);
-	EXPECT_EQ(0, backing_env_teardown(&env));
 }
 
 /*
@@ -1563,14 +1613,23 @@ TEST_F(capability, flag_tells_of_commands)
 			      (backing_init_flags & FUSE_PASSTHROUGH),
 	};
 	bool flag = backing_init_flags & FUSE_HAS_IO_URING_BACKING;
-	int ret;
+	const struct backing_how by_ioctl = { .ioctl = true };
+	struct backing_issuer ioctl;
+	int dir_fd = self->env.dir_fd, ret, want;
 
 	ASSERT_EQ(0, backing_env_start(&self->env, &how, &cfg));
 	ret = backing_issue_close(&self->env.issuer, NO_ID);
 	if (!(backing_init_flags & FUSE_PASSTHROUGH)) {
 		/* built without: no flag, and the answer of the ioctl */
 		EXPECT_FALSE(flag);
-		EXPECT_TRUE(ret == -EOPNOTSUPP || ret == -EINVAL);
+		want = backing_init_minor < 47 ? -EINVAL : -EOPNOTSUPP;
+		EXPECT_EQ(want, ret);
+		EXPECT_EQ(want, backing_issue_open(&self->env.issuer, dir_fd));
+		ASSERT_EQ(0, backing_issuer_init(&ioctl, &by_ioctl,
+						 self->env.issuer.dev_fd));
+		EXPECT_EQ(-EOPNOTSUPP, backing_issue_close(&ioctl, NO_ID));
+		EXPECT_EQ(-EOPNOTSUPP, backing_issue_open(&ioctl, dir_fd));
+		backing_issuer_exit(&ioctl);
 	} else if (ret == -EINVAL && !flag) {
 		SKIP(return, "the kernel has no backing file commands");
 	} else {
@@ -1586,7 +1645,7 @@ TEST_F(capability, no_flag_without_parameter)
 	if (!(backing_init_flags & FUSE_HAS_IO_URING_BACKING))
 		SKIP(return, "FUSE_INIT has no FUSE_HAS_IO_URING_BACKING");
 	ASSERT_EQ(0, ring_server_enable_uring(false, NULL));
-	EXPECT_EQ(0, ring_server_init_flags(&flags));
+	EXPECT_EQ(0, ring_server_init_flags(&flags, NULL));
 	EXPECT_EQ(0, ring_server_enable_uring(true, NULL));
 	EXPECT_EQ(0, flags & (FUSE_HAS_IO_URING_BACKING | FUSE_OVER_IO_URING));
 }

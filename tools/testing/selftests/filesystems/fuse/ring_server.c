@@ -157,7 +157,7 @@ static int do_mount(const char *mnt, int dev_fd)
 	return 0;
 }
 
-int ring_server_init_flags(__u64 *flags)
+int ring_server_init_flags(__u64 *flags, __u32 *minor)
 {
 	char mnt[] = "/tmp/ring_server.XXXXXX";
 	struct {
@@ -188,6 +188,8 @@ int ring_server_init_flags(__u64 *flags)
 		err = -EPROTO;
 	else
 		*flags = buf.init.flags | (__u64)buf.init.flags2 << 32;
+	if (!err && minor)
+		*minor = buf.init.minor;
 	umount2(mnt, MNT_DETACH);
 out_rmdir:
 	rmdir(mnt);
@@ -282,7 +284,7 @@ static int do_init(struct ring_req *req)
 	struct ring_server *s = req->server;
 	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES;
 
-	if (!((__u64)in->flags2 << 32 & FUSE_OVER_IO_URING))
+	if (!((__u64)in->flags2 << 32 & FUSE_OVER_IO_URING) || s->cfg.no_queues)
 		s->nr_queues = 0;
 
 	memset(out, 0, sizeof(*out));
@@ -789,7 +791,9 @@ static int queue_init(struct ring_queue *q)
 	for (i = 0; i < s->cfg.depth; i++)
 		queue_register(&q->ents[i]);
 	err = io_uring_submit(&q->ring);
-	if (err != (int)s->cfg.depth) {
+	/* what an SQPOLL thread has taken already does not count */
+	if (err < 0 || (err != (int)s->cfg.depth &&
+			!(p.flags & IORING_SETUP_SQPOLL))) {
 		err = err < 0 ? err : -EIO;
 		goto fail;
 	}
@@ -1004,8 +1008,8 @@ int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
 			goto fail;
 	}
 
-	/* of no use before INIT: it would wait for the answer */
-	if (!s->cfg.no_init) {
+	/* of no use before INIT or without queues: nobody would answer */
+	if (!s->cfg.no_init && !s->cfg.no_queues) {
 		if (stat(mnt, &st)) {
 			err = -errno;
 			goto fail;

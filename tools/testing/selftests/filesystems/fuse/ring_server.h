@@ -38,7 +38,7 @@ struct ring_ent;
 struct ring_node {
 	char name[RING_SERVER_NAME_MAX + 1];
 	__u64 nodeid;
-	/* the file in the backing directory, O_RDWR if that can be had */
+	/* the file in the backing directory, O_RDWR */
 	int fd;
 	/* > 0: OPEN and CREATE answer with FOPEN_PASSTHROUGH and this id */
 	int backing_id;
@@ -97,6 +97,8 @@ struct ring_server_cfg {
 	bool link_no_skip;
 	/* do not read /dev/fuse: INIT stays without an answer */
 	bool no_init;
+	/* register no queue: with FUSE_OVER_IO_URING no request has an answer */
+	bool no_queues;
 
 	/*
 	 * Called for OPEN and CREATE with @out filled in from the node; may
@@ -129,11 +131,12 @@ int ring_server_enable_uring(bool on, bool *was);
 /**
  * ring_server_init_flags() - ask the kernel what it can do
  * @flags:	the flags of its FUSE_INIT, flags2 in the upper half
+ * @minor:	the minor version of its protocol is put here; may be NULL
  *
  * Mounts on a temporary directory, reads the INIT request and unmounts again.
  * FUSE_HAS_IO_URING_BACKING is only there while enable_uring is on.
  */
-int ring_server_init_flags(__u64 *flags);
+int ring_server_init_flags(__u64 *flags, __u32 *minor);
 
 /**
  * ring_server_start() - mount, and serve until ring_server_stop()
@@ -233,7 +236,7 @@ struct ring_server_stats {
 	unsigned long cqes_max;
 	/* CQEs that did not fit into the ring */
 	unsigned long overflows;
-	/* queues whose thread has done all it had and waits for a CQE, now */
+	/* queues whose thread is in io_uring_enter() to submit and to wait, now */
 	unsigned int idle;
 };
 
