@@ -6,6 +6,10 @@
 # shellcheck source=tools/out-of-tree/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
+# The kernel's make would say so, but only after all the downloads.
+[[ $ROOT != *[[:space:]:]* ]] ||
+	die "$ROOT: a kernel cannot be built in a path with a space or a colon"
+
 # shellcheck disable=SC2034  # for those who source this
 BENCH=$ROOT/tools/out-of-tree/bench
 # shellcheck disable=SC2034
@@ -132,7 +136,9 @@ ticker()
 	! is_tty || pause=1
 	for ((i = pause; ; i += pause)); do
 		# This may outlive us, with nothing of ours in its hands.
-		sleep "$pause" >/dev/null 2>&1 {SAY_FD}>&- {BENCH_LOCK}>&-
+		sleep "$pause" >/dev/null 2>&1 {SAY_FD}>&-
+		# A script that was killed did not stop us.
+		kill -0 $$ 2>/dev/null || return 0
 		last=$(tail -n 1 "$2" | tr -s '[:space:]' ' ' | cut -c -60)
 		if is_tty; then
 			printf '\r  %s: %d s:%s\e[K' "$1" "$i" " ${last# }"
@@ -142,17 +148,21 @@ ticker()
 	done
 }
 
+TICKER=
+kill_ticker() { [ ! "$TICKER" ] || kill "$TICKER" 2>/dev/null || :; }
+at_exit kill_ticker
+
 # start_ticker NAME LOG, stop_ticker
 start_ticker()
 {
-	ticker "$@" </dev/null &
+	ticker "$@" </dev/null {BENCH_LOCK}>&- &
 	TICKER=$!
-	at_exit "kill $TICKER 2>/dev/null || :"
 }
 
 stop_ticker()
 {
 	{ kill "$TICKER" && wait "$TICKER"; } 2>/dev/null || :
+	TICKER=
 	! is_tty || printf '\r\e[K' >&"$SAY_FD"
 }
 

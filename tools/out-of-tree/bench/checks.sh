@@ -28,15 +28,20 @@ check()
 }
 
 # after OTHER check|check_boot NAME ARG...: which makes no sense if OTHER failed.
+# After several: after OTHER after ANOTHER check ...
 after()
 {
-	if [ "${FAILED[$1]:-}" ]; then
-		say "$(printf 'skip %4ds  %s: %s failed' 0 "$3" "$1")"
-		FAILED[$3]=1
-		((++skipped))
-	else
-		"${@:2}"
+	local other=$1
+
+	shift
+	if [ ! "${FAILED[$other]:-}" ]; then
+		"$@"
+		return
 	fi
+	while [ "$1" = after ]; do shift 2; done
+	say "$(printf 'skip %4ds  %s: %s failed' 0 "$2" "$other")"
+	FAILED[$2]=1
+	((++skipped))
 }
 
 # check_boot NAME ARG...: boot (see there); its test cases count, not itself.
