@@ -155,15 +155,6 @@ static int hook_open(struct ring_req *req, struct ring_node *node,
 	return 0;
 }
 
-static int hook_failed(struct ring_req *req, struct ring_node *node,
-		       struct fuse_open_out *out, int err)
-{
-	(void)req;
-	(void)node;
-	(void)out;
-	return err;
-}
-
 static void hook_release(struct ring_req *req, struct ring_node *node)
 {
 	const struct fuse_release_in *in = req->op;
@@ -208,7 +199,6 @@ static void start(bool sqpoll, int submit)
 		.fixed = submit & FIXED,
 		.cache_secs = 1000000,
 		.open = hook_open,
-		.link_failed = hook_failed,
 		.release = hook_release,
 	};
 
@@ -223,11 +213,7 @@ static void start(bool sqpoll, int submit)
 
 static void register_id(int fd, int id)
 {
-	struct fuse_uring_cmd_req req = {
-		.backing = { .map.fd = fd, .id = id },
-	};
-	int ret = backing_issue(&env.issuer, FUSE_IO_URING_CMD_BACKING_OPEN,
-				&req, 0);
+	int ret = backing_issue_open_id(&env.issuer, fd, id);
 
 	check("BACKING_OPEN", ret);
 	if (ret != id)
@@ -526,6 +512,12 @@ static void age(void)
 	close(fd);
 }
 
+/* 1, 8, 32 */
+static int next(int openers)
+{
+	return openers * (openers > 1 ? 4 : 8);
+}
+
 /*
  * With a server of its own. What an id costs that the kernel picks depends on
  * how many it has picked before.
@@ -540,23 +532,17 @@ static void measure_fresh(enum way w, int submit, int openers, int ids)
 	check("stop", backing_env_stop(&env));
 }
 
-/* With so many ids that this matters no more, and a server takes long to make */
-static void measure_many(bool sqpoll, int submit, int rotate)
+/* The same, but one server for all openers: so many ids take long to register */
+static void measure_many(enum way w, int submit)
 {
-	static const int openers[] = { 1, 8, 32 };
 	static const int ids[] = { 0, 100000, 1000000 };
-	int i, n, w;
+	int openers, i;
 
-	start(sqpoll, submit);
-	for (n = 1; n < 3; n++) {
-		ballast(ids[n - 1] + 1, ids[n]);
-		for (i = 0; i < 3; i++) {
-			if (sqpoll)
-				measure(SQPOLL, submit, openers[i], ids[n]);
-			for (w = 0; w < SQPOLL && !sqpoll; w++)
-				measure((w + rotate) % SQPOLL, submit,
-					openers[i], ids[n]);
-		}
+	start(w == SQPOLL, submit);
+	for (i = 1; i < 3; i++) {
+		ballast(ids[i - 1] + 1, ids[i]);
+		for (openers = 1; openers <= 32; openers = next(openers))
+			measure(w, submit, openers, ids[i]);
 	}
 	check("stop", backing_env_stop(&env));
 }
@@ -571,14 +557,14 @@ static void do_rounds(int rotate)
 			measure_fresh((w + rotate) % SQPOLL, submit, 1, 1);
 	}
 	for (w = 0; w < AGED; w++) {
-		for (openers = 1; openers <= 32; openers *= openers > 1 ? 4 : 8) {
+		for (openers = 1; openers <= 32; openers = next(openers)) {
 			measure_fresh((w + rotate) % AGED, best, openers, 1);
 			measure_fresh((w + rotate) % AGED, best, openers, 1000);
 		}
 	}
 	measure_fresh(AGED, best, 1, 1);
-	measure_many(false, best, rotate);
-	measure_many(true, best, rotate);
+	for (w = 0; w < AGED; w++)
+		measure_many((w + rotate) % AGED, best);
 }
 
 /* What a system call takes, of the TSC, the lowest of many */
