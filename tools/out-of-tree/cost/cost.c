@@ -98,8 +98,8 @@ static void check(const char *what, long err)
 
 /*
  * First in, first out for clients and server: who runs when depends on nothing
- * but who waits for whom. What the fair scheduler picks depends on the past, and
- * moves the counts by more than the ways differ.
+ * but who waits for whom. What the fair scheduler picks depends on the past,
+ * and moves the counts by more than the ways differ.
  */
 static void set_fifo(bool on)
 {
@@ -360,7 +360,8 @@ static __u64 sq_thread_ns(void)
 		if (!f)
 			continue;
 		/* the clock of a thread, see posix-timers.h in the kernel */
-		if (fgets(comm, sizeof(comm), f) && !strncmp(comm, "iou-sqp", 7))
+		if (fgets(comm, sizeof(comm), f) &&
+		    !strncmp(comm, "iou-sqp", 7))
 			ns += clock_ns((~(clockid_t)tid << 3) | 6);
 		fclose(f);
 	}
@@ -482,7 +483,7 @@ static void measure(enum way w, int submit, int openers, int ids)
 	run(openers, TRACED, true, &traced);
 	if (way == REGISTERED)
 		register_openers(false);
-	/* the rest is kernel threads, or idle time, which has no instructions */
+	/* the rest is kernel threads, or idle, which has no instructions */
 	if (c.own < c.insns - c.insns / 10)
 		die("%s: the CPU was idle", way_name[way]);
 
@@ -532,7 +533,7 @@ static void measure_fresh(enum way w, int submit, int openers, int ids)
 	check("stop", backing_env_stop(&env));
 }
 
-/* The same, but one server for all openers: so many ids take long to register */
+/* The same, but one server for all openers: many ids take long to register */
 static void measure_many(enum way w, int submit)
 {
 	static const int ids[] = { 0, 100000, 1000000 };
@@ -623,7 +624,8 @@ static void do_memory(void)
 				else if (ioctl(ring_server_dev_fd(env.server),
 					       FUSE_DEV_IOC_BACKING_OPEN,
 					       &map) < 0)
-					die("BACKING_OPEN: %s", strerror(errno));
+					die("BACKING_OPEN: %s",
+					    strerror(errno));
 			}
 			close(fd);
 			printf("memory\t%s\t%s\t%.1f\n",

@@ -6,8 +6,8 @@
  *
  *  - With CAP_SYS_ADMIN in them the command is allowed, else it is -EPERM.
  *  - BACKING_OPEN records them, and the I/O is done with them: a write through
- *    a set-user-id backing file keeps the bit if CAP_FSETID is in them, whatever
- *    the client has.
+ *    a set-user-id backing file keeps the bit if CAP_FSETID is in them,
+ *    whatever the client has.
  *
  * Every test says whose credentials it expects to be in force, issues the
  * ioctls with these, and compares. The table of what is expected is in
@@ -52,7 +52,7 @@ struct task {
 	unsigned int without;
 	/* a forked child, else the test itself */
 	bool child;
-	/* a child in a user namespace of its own, with all capabilities there */
+	/* a child in a user namespace of its own, all capabilities there */
 	bool user_ns;
 };
 
@@ -608,7 +608,7 @@ TEST_F(cred, dropped_before_or_after_the_ring)
 		decider = task;
 		if (maker_decides(how))
 			decider.without = maker;
-		/* once for each maker: io-wq's workers stay from task to task */
+		/* once for each maker: io-wq's workers outlive a task */
 		if (i % NR_CREDS == 0)
 			ASSERT_EQ(0, make_ring(ctx, how, maker));
 		check(_metadata, ctx, &ctx->shared->ring, &task, issue,
@@ -786,7 +786,9 @@ TEST_F(cred, personality)
 		}
 		for (i = 0; i < NR_CREDS * NR_CREDS; i++) {
 			task = (struct task){ .without = creds[i % NR_CREDS] };
-			decider = (struct task){ .without = creds[i / NR_CREDS] };
+			decider = (struct task){
+				.without = creds[i / NR_CREDS],
+			};
 			for (child = 0; child < 2; child++) {
 				task.child = child;
 				if (child && single_issuer(how))
@@ -886,7 +888,8 @@ TEST_F(cred, behind_a_nop)
 
 /*
  * Submit with some credentials behind a request that is not done before they
- * are others: a NOP, or a read of an empty pipe. Returns what BACKING_OPEN does.
+ * are others: a NOP, or a read of an empty pipe. Returns what BACKING_OPEN
+ * does.
  */
 static int submit_and_change(struct __test_metadata *_metadata, struct ctx *ctx,
 			     const struct task *submit,

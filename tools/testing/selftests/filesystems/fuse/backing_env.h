@@ -76,8 +76,8 @@ int backing_env_setup(struct backing_env *env);
  * backing_env_start() - mount, serve and make the issuer
  * @env:	set up
  * @how:	the way to issue commands
- * @cfg:	as for ring_server_start(), with a max_stack_depth of 1 for 0 and
- *		priv set to @env; NULL for one with just BACKING_INIT
+ * @cfg:	as for ring_server_start(), with a max_stack_depth of 1 for 0
+ *		and priv set to @env; NULL for one with just BACKING_INIT
  */
 int backing_env_start(struct backing_env *env, const struct backing_how *how,
 		      const struct ring_server_cfg *cfg);

@@ -515,7 +515,7 @@ static int hook_failed(struct ring_req *req, struct ring_node *node,
 	return 0;
 }
 
-/* Opens as a client; true if the nth allocation of the server came and failed */
+/* Opens as a client; true if the nth allocation of the server failed */
 static bool open_linked(struct __test_metadata *_metadata,
 			struct backing_env *env, unsigned int nth)
 {

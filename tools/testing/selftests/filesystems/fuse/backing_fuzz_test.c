@@ -103,7 +103,7 @@ static struct shared {
 	/* of the batch that runs, or the next one */
 	__u64 seed;
 	bool killed;
-	/* for the threads that go on until the rings are done, and the client */
+	/* for the threads that go on while the rings do, and the client */
 	bool stop;
 	unsigned long sqes;
 	unsigned long batches;
@@ -343,7 +343,8 @@ static int answer_open(struct ring_req *req, struct ring_node *node,
 		       struct fuse_open_out *out)
 {
 	static __u64 opens;
-	__u64 rng = batch.seed + __atomic_add_fetch(&opens, 1, __ATOMIC_RELAXED);
+	__u64 rng = batch.seed +
+		    __atomic_add_fetch(&opens, 1, __ATOMIC_RELAXED);
 
 	if (one_in(&rng, 8))
 		return 0;

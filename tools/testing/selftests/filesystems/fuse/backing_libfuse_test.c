@@ -229,7 +229,8 @@ static void server_release(fuse_req_t req, fuse_ino_t ino,
 		shm->closed += !shm->close_res;
 		if (shm->mistake == CLOSE_TWICE)
 			shm->close_again_res =
-				backing_close(req, by == RING ? IOCTL : RING, id);
+				backing_close(req, by == RING ? IOCTL : RING,
+					      id);
 		nodes[ino].backing_id = 0;
 	}
 	shm->released++;
@@ -327,8 +328,8 @@ static pid_t server_start(struct __test_metadata *_metadata,
 	close(backing_make_file(env, "b", BACKING_FILE_SZ));
 	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	ASSERT_LE(0, fd);
-	snprintf(opts, sizeof(opts), "fd=%d,rootmode=40755,user_id=0,group_id=0",
-		 fd);
+	snprintf(opts, sizeof(opts),
+		 "fd=%d,rootmode=40755,user_id=0,group_id=0", fd);
 	ASSERT_EQ(0, mount("backing_libfuse", env->mnt, "fuse", 0, opts));
 
 	shm = mmap(NULL, sizeof(*shm), PROT_READ | PROT_WRITE,

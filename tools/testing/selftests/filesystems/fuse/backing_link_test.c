@@ -154,7 +154,7 @@ static void wait_idle(struct backing_env *env, unsigned long released,
 		bool done = ring_server_count(env->server, FUSE_RELEASE) >=
 			    released;
 
-		/* after the count: who has counted is not idle before it replied */
+		/* after the count: who counted is idle once it has replied */
 		ring_server_stats(env->server, stats);
 		if (done && stats->idle == ring_server_nr_queues(env->server))
 			break;
@@ -297,7 +297,7 @@ TEST_F(link, failed_then_error)
 	}
 	ring_server_stats(self->env.server, &stats);
 	EXPECT_EQ(ROUNDS, stats.links_failed);
-	/* io_uring's rule: a head that skips makes the rest skip when it fails */
+	/* io_uring's rule: a head that skips and fails makes the rest skip */
 	EXPECT_EQ(0, stats.commits_canceled);
 
 	hook.fd = fd;
@@ -656,8 +656,8 @@ TEST_F(link, server_killed_between)
 }
 
 /*
- * What an OPEN costs the server in io_uring_enter() calls and CQEs, per round of
- * open and close. To count is to have the requests come one by one.
+ * What an OPEN costs the server in io_uring_enter() calls and CQEs, per round
+ * of open and close. To count is to have the requests come one by one.
  */
 static void count_rounds(struct __test_metadata *_metadata,
 			 struct backing_env *env,
@@ -741,8 +741,8 @@ TEST_F(link, costs_no_system_call)
 
 /*
  * Many clients, all queues, rings of exactly the size that the documentation
- * asks for at least: an SQE and a CQE for each ring entry. Every 7th registration is of
- * a bad fd and every 11th of an id in use.
+ * asks for at least: an SQE and a CQE for each ring entry. Every 7th
+ * registration is of a bad fd and every 11th of an id in use.
  */
 #define CLIENTS		16
 #define CLIENT_ROUNDS	50
@@ -901,6 +901,98 @@ TEST_F_TIMEOUT(link, storm_fd_as_id, 300)
 	EXPECT_EQ(0, stats.links_failed);
 	EXPECT_EQ(0, stats.overflows);
 	EXPECT_LE(stats.cqes_max, STORM_DEPTH);
+}
+
+/* IORING_SQPOLL_CAP_ENTRIES_VALUE in io_uring/sqpoll.c */
+#define SHARE		8
+
+FIXTURE(sq_thread)
+{
+	struct backing_env env;
+	/* shares the thread of env.issuer */
+	struct backing_issuer other;
+};
+
+FIXTURE_SETUP(sq_thread)
+{
+	const char *missing = backing_env_missing(NULL);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+}
+
+FIXTURE_TEARDOWN(sq_thread)
+{
+	backing_issuer_exit(&self->other);
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+/*
+ * Submits a registration that fails as the SQE number @at, with a close linked
+ * behind it. Returns the result of the close: -ENOENT if it was issued.
+ */
+static int behind_failed_open(struct __test_metadata *_metadata,
+			      struct backing_issuer *issuer, int at)
+{
+	const struct fuse_uring_cmd_req bad = { .backing.map.fd = BAD_FD };
+	const struct fuse_uring_cmd_req no_id = { .backing.id = NO_ID };
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	int i, res[2] = { 0 };
+
+	while (--at) {
+		sqe = io_uring_get_sqe(&issuer->ring);
+		ASSERT_NE(NULL, sqe);
+		io_uring_prep_nop(sqe);
+		sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+	}
+	sqe = backing_issue_prep(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &bad,
+				 0);
+	ASSERT_NE(NULL, sqe);
+	sqe->flags |= IOSQE_IO_LINK;
+	sqe = backing_issue_prep(issuer, FUSE_IO_URING_CMD_BACKING_CLOSE,
+				 &no_id, 0);
+	ASSERT_NE(NULL, sqe);
+	sqe->user_data = 1;
+	EXPECT_LE(0, io_uring_submit(&issuer->ring));
+
+	/* a link that is cut has no order */
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, io_uring_wait_cqe(&issuer->ring, &cqe));
+		ASSERT_LE(cqe->user_data, 1);
+		res[cqe->user_data] = cqe->res;
+		io_uring_cqe_seen(&issuer->ring, cqe);
+	}
+	EXPECT_EQ(-EBADF, res[0]);
+	return res[1];
+}
+
+/* A thread that serves one ring takes all there is, one of several a share */
+TEST_F(sq_thread, shared_cuts_links)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	struct backing_how how = {
+		.setup_flags = IORING_SETUP_SQE128 | IORING_SETUP_SQPOLL,
+		.entries = 2 * SHARE,
+	};
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &how, NULL));
+	EXPECT_EQ(-ECANCELED, behind_failed_open(_metadata, issuer, SHARE));
+
+	how.setup_flags |= IORING_SETUP_ATTACH_WQ;
+	how.wq_fd = issuer->ring.ring_fd;
+	how.entries = SHARE;
+	ASSERT_EQ(0, backing_issuer_init(&self->other, &how, issuer->dev_fd));
+	ASSERT_GT(backing_issuer_sq_thread(issuer), 0);
+	ASSERT_EQ(backing_issuer_sq_thread(issuer),
+		  backing_issuer_sq_thread(&self->other));
+
+	EXPECT_EQ(-ECANCELED, behind_failed_open(_metadata, issuer, SHARE - 1));
+	EXPECT_EQ(-ENOENT, behind_failed_open(_metadata, issuer, SHARE));
+	/* as much as a ring of that size has room for */
+	EXPECT_EQ(-ECANCELED,
+		  behind_failed_open(_metadata, &self->other, SHARE - 1));
 }
 
 int main(int argc, char **argv)

@@ -677,8 +677,8 @@ TEST_F(backing, map_flags_and_padding)
 	/* and the check of the arguments comes before that of the fd */
 	req.backing.map.fd = -1;
 	EXPECT_EQ(-EINVAL,
-		  backing_issue(&self->env.issuer, FUSE_IO_URING_CMD_BACKING_OPEN,
-				&req, 0));
+		  backing_issue(&self->env.issuer,
+				FUSE_IO_URING_CMD_BACKING_OPEN, &req, 0));
 	/* no id was used up by all that */
 	EXPECT_EQ(1, backing_issue_open(&self->env.issuer, fd));
 	close(fd);
@@ -751,8 +751,8 @@ TEST_F(backing, passthrough_not_negotiated)
 }
 
 /*
- * With a field that must be 0 and is not. What every command is checked for, the
- * state of the connection, comes before that
+ * With a field that must be 0 and is not. What every command is checked for,
+ * the state of the connection, comes before that
  */
 static int issue_reserved(struct backing_issuer *issuer)
 {
@@ -1134,26 +1134,27 @@ TEST_F(command, reserved_fields)
 
 TEST_F(command, wanted_id)
 {
+	struct backing_issuer *issuer = &self->env.issuer;
 	int fd, id, m;
 
 	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
 	fd = backing_make_file(&self->env, "file", FILE_SZ);
 	ASSERT_GE(fd, 0);
 
-	EXPECT_EQ(fd, backing_issue_open_id(&self->env.issuer, fd, fd));
-	EXPECT_EQ(INT_MAX, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
-	EXPECT_EQ(1, backing_issue_open_id(&self->env.issuer, fd, 1));
-	EXPECT_EQ(1 << 30, backing_issue_open_id(&self->env.issuer, fd, 1 << 30));
+	EXPECT_EQ(fd, backing_issue_open_id(issuer, fd, fd));
+	EXPECT_EQ(INT_MAX, backing_issue_open_id(issuer, fd, INT_MAX));
+	EXPECT_EQ(1, backing_issue_open_id(issuer, fd, 1));
+	EXPECT_EQ(1 << 30, backing_issue_open_id(issuer, fd, 1 << 30));
 
-	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, fd));
-	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
-	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, 1));
-	EXPECT_EQ(-EINVAL, backing_issue_open_id(&self->env.issuer, fd, -1));
-	EXPECT_EQ(-EINVAL, backing_issue_open_id(&self->env.issuer, fd, INT_MIN));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(issuer, fd, fd));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(issuer, fd, INT_MAX));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(issuer, fd, 1));
+	EXPECT_EQ(-EINVAL, backing_issue_open_id(issuer, fd, -1));
+	EXPECT_EQ(-EINVAL, backing_issue_open_id(issuer, fd, INT_MIN));
 	/* the file is looked at before the id */
-	EXPECT_EQ(-EBADF, backing_issue_open_id(&self->env.issuer, -1, fd));
-	EXPECT_EQ(-EISDIR,
-		  backing_issue_open_id(&self->env.issuer, self->env.dir_fd, INT_MAX));
+	EXPECT_EQ(-EBADF, backing_issue_open_id(issuer, -1, fd));
+	EXPECT_EQ(-EISDIR, backing_issue_open_id(issuer, self->env.dir_fd,
+						 INT_MAX));
 
 	/* it is an id like any other */
 	ASSERT_EQ(0, ring_server_set_backing(self->env.server, "file",
@@ -1167,8 +1168,8 @@ TEST_F(command, wanted_id)
 
 	/* and free again right after its close */
 	for (id = 0; id < 100; id++) {
-		EXPECT_EQ(0, backing_issue_close(&self->env.issuer, INT_MAX));
-		EXPECT_EQ(INT_MAX, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
+		EXPECT_EQ(0, backing_issue_close(issuer, INT_MAX));
+		EXPECT_EQ(INT_MAX, backing_issue_open_id(issuer, fd, INT_MAX));
 	}
 	close(fd);
 }
@@ -1176,6 +1177,7 @@ TEST_F(command, wanted_id)
 TEST_F(command, kernel_skips_wanted_ids)
 {
 	const struct backing_how how = { .ioctl = true };
+	struct backing_issuer *issuer = &self->env.issuer;
 	struct backing_issuer ioctl;
 	int fd, i;
 
@@ -1186,21 +1188,21 @@ TEST_F(command, kernel_skips_wanted_ids)
 	ASSERT_GE(fd, 0);
 
 	for (i = 2; i <= 100; i += 2)
-		ASSERT_EQ(i, backing_issue_open_id(&self->env.issuer, fd, i));
-	EXPECT_EQ(INT_MAX, backing_issue_open_id(&self->env.issuer, fd, INT_MAX));
+		ASSERT_EQ(i, backing_issue_open_id(issuer, fd, i));
+	EXPECT_EQ(INT_MAX, backing_issue_open_id(issuer, fd, INT_MAX));
 	/* upwards from 1, whatever was asked for between, either way */
 	for (i = 1; i < 100; i += 4) {
-		EXPECT_EQ(i, backing_issue_open(&self->env.issuer, fd));
+		EXPECT_EQ(i, backing_issue_open(issuer, fd));
 		EXPECT_EQ(i + 2, backing_issue_open(&ioctl, fd));
 	}
-	EXPECT_EQ(101, backing_issue_open(&self->env.issuer, fd));
-	EXPECT_EQ(-EEXIST, backing_issue_open_id(&self->env.issuer, fd, 99));
+	EXPECT_EQ(101, backing_issue_open(issuer, fd));
+	EXPECT_EQ(-EEXIST, backing_issue_open_id(issuer, fd, 99));
 
 	/* cyclically: an id that was given back is not the next one */
 	EXPECT_EQ(0, backing_issue_close(&ioctl, 50));
-	EXPECT_EQ(0, backing_issue_close(&self->env.issuer, 101));
+	EXPECT_EQ(0, backing_issue_close(issuer, 101));
 	EXPECT_EQ(102, backing_issue_open(&ioctl, fd));
-	EXPECT_EQ(50, backing_issue_open_id(&self->env.issuer, fd, 50));
+	EXPECT_EQ(50, backing_issue_open_id(issuer, fd, 50));
 	backing_issuer_exit(&ioctl);
 	close(fd);
 }
@@ -1309,10 +1311,13 @@ static void stop_rewriter(struct rewriter *r)
 TEST_F(command, sqe_rewritten_meanwhile)
 {
 	/* they differ in one byte: io-wq's copy of the SQE can be torn */
-	static const int ids[][2] = { { 1001, 1002 }, { 1001, INT_MIN + 1001 } };
+	static const int ids[][2] = {
+		{ 1001, 1002 },
+		{ 1001, INT_MIN + 1001 },
+	};
 	const struct backing_how how = { .ioctl = true };
 	struct fuse_uring_cmd_req req = { };
-	/* closes: all SQEs of the ring are of opens, rewritten too late or not */
+	/* closes: the SQEs of the ring are of opens, rewritten or not */
 	struct backing_issuer ioctl;
 	struct rewriter r = { };
 	struct io_uring_sqe *sqe;
@@ -1389,7 +1394,8 @@ TEST_F(command, rest_of_the_command_area)
 }
 
 /* Reserved fields first, then what the ioctl checks, in its order */
-static int order_of_checks(struct backing_env *env, const struct backing_how *how)
+static int order_of_checks(struct backing_env *env,
+			   const struct backing_how *how)
 {
 	struct fuse_uring_cmd_req req = { .backing.map.fd = -1 };
 	struct backing_issuer issuer;
@@ -1511,7 +1517,8 @@ static long slab(void)
 	f = fopen("/proc/meminfo", "r");
 	if (!f)
 		return -1;
-	while (fgets(line, sizeof(line), f) && sscanf(line, "Slab: %ld", &kb) != 1)
+	while (fgets(line, sizeof(line), f) &&
+	       sscanf(line, "Slab: %ld", &kb) != 1)
 		;
 	fclose(f);
 	return kb * 1024;
@@ -1548,8 +1555,8 @@ FIXTURE_TEARDOWN(memory)
 }
 
 /*
- * What an id costs in memory, dense from 1 and spread over all 31 bits. It takes
- * long on a kernel that remembers where each of them was allocated
+ * What an id costs in memory, dense from 1 and spread over all 31 bits. It
+ * takes long on a kernel that remembers where each of them was allocated
  */
 TEST_F_TIMEOUT(memory, of_ids, 300)
 {

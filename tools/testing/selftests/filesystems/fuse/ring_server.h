@@ -97,7 +97,7 @@ struct ring_server_cfg {
 	bool link_no_skip;
 	/* do not read /dev/fuse: INIT stays without an answer */
 	bool no_init;
-	/* register no queue: with FUSE_OVER_IO_URING no request has an answer */
+	/* register no queue: with FUSE_OVER_IO_URING no request is answered */
 	bool no_queues;
 
 	/*
@@ -236,7 +236,7 @@ struct ring_server_stats {
 	unsigned long cqes_max;
 	/* CQEs that did not fit into the ring */
 	unsigned long overflows;
-	/* queues whose thread is in io_uring_enter() to submit and to wait, now */
+	/* queues whose thread is in io_uring_enter() now, to submit and wait */
 	unsigned int idle;
 };
 
