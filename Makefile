@@ -56,7 +56,7 @@ kernel:
 	@$(BENCH)/kernel
 
 clean:
-	rm -rf build
+	@$(SERIES)/clean
 
 PHONY := help run check check-debug check-arm64 storm fuzz mutants shell
 PHONY += bench tree refresh mail kernel clean

@@ -17,6 +17,9 @@ BUILD=$ROOT/build
 export HOME=${HOME:-~}
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/fuse-backing
 export LC_ALL=C.UTF-8
+unset LANGUAGE
+# The variables of a git hook that calls us.
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 
 # Functions answer on stdout, so progress needs a channel that "$(...)" does
 # not catch: the stdout of the first of our scripts, handed down.
@@ -33,8 +36,10 @@ AT_EXIT=:
 at_exit() { AT_EXIT="$1; $AT_EXIT"; }
 trap 'eval "$AT_EXIT"' EXIT
 
-mkdir -p "$BUILD" "$CACHE" 2>/dev/null ||
-	die "cannot write to $BUILD and $CACHE"
+mkdir -p "$BUILD" "$CACHE" 2>/dev/null || :
+for dir in "$BUILD" "$CACHE"; do
+	[ -w "$dir" ] || die "cannot write to $dir"
+done
 TMP=$(mktemp -d) || exit 1
 at_exit "rm -rf '$TMP'"
 

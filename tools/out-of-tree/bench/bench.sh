@@ -106,7 +106,8 @@ work_tree()
 	local tree=$1 commit=$2
 	local -x GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
 
-	if ! git -C "$tree" rev-parse -q --verify HEAD >/dev/null 2>&1; then
+	if [ ! -e "$tree/.git" ] ||
+	   ! git -C "$tree" rev-parse -q --verify HEAD >/dev/null 2>&1; then
 		need_space "$BUILD" 2
 		rm -rf "$tree"
 		git -C "$BUILD/linux" worktree prune

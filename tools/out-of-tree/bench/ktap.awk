@@ -46,7 +46,7 @@ function finish(exit_status, exit_why)
 }
 
 /^1\.\.[0-9]+/ {
-	programs = substr($1, 4)
+	programs = substr($1, 4) + 0
 }
 
 /^# selftests: / {
@@ -59,7 +59,7 @@ function finish(exit_status, exit_why)
 }
 
 program && /^# 1\.\.[0-9]+/ {
-	planned = substr($2, 4)
+	planned = substr($2, 4) + 0
 	skip_all = $0
 	if (!sub(/.*# SKIP */, "", skip_all))
 		skip_all = ""

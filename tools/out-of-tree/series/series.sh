@@ -22,10 +22,7 @@ STAGE=$BUILD/refresh
 
 need git git
 
-# The user's git configuration has no say in what is made here, nor have the
-# variables of a git hook that calls us.
-unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
-
+# The user's git configuration has no say in what is made here.
 tree_git()
 {
 	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 \
@@ -52,6 +49,7 @@ series_files()
 	} | LC_ALL=C sort -u | while IFS= read -r file; do
 		case $file in
 		build/*|tools/out-of-tree/*|.*)	continue ;;
+		*~|*.orig|*.rej)		continue ;;
 		*.patch)			;;
 		*/*)				;;
 		*)				continue ;;
@@ -136,7 +134,7 @@ build_series()
 	TIP=$base
 	date=$(tree_git log -1 --format=%ct "$base")
 	for patch in "${PATCHES[@]}"; do
-		git mailinfo --encoding=UTF-8 "$TMP/body" "$TMP/diff" \
+		tree_git mailinfo --encoding=UTF-8 "$TMP/body" "$TMP/diff" \
 			<"$dir/$patch" >"$TMP/head" 2>/dev/null ||
 			die "$patch: is not a mail"
 		subject=$(sed -n 's/^Subject: //p' "$TMP/head")

@@ -11,7 +11,8 @@
  * and every id that can be live is closed to see if it was.
  *
  * The batches of one pair of connections run in a child, which can be killed.
- * After it the file systems with the backing files have to unmount.
+ * After it the file systems with the backing files have to unmount, and the
+ * kernel may not have been tainted, by a WARN or by KASAN.
  *
  * Batch i of the seed S is batch 0 of the seed S + i: "-s SEED -n 1", which is
  * printed when a batch fails, runs that one alone. What repeats is the input of
@@ -97,6 +98,8 @@ static const struct {
 /* A run that has to see all of them */
 #define KINDS_SQES	5000
 #define KINDS_BATCHES	8
+/* One in so many batches ends a connection, in each of the ways in turn */
+#define ENDS_EVERY	8
 
 /* What is left of a child that was killed */
 static struct shared {
@@ -410,8 +413,8 @@ static void plan_batch(__u64 seed)
 	batch.rewrite = one_in(&rng, 3) ? 1 + rnd(&rng, 2) : REWRITE_NONE;
 	input.opens_only = batch.rewrite == REWRITE_OPENS;
 	batch.clients = one_in(&rng, 3);
-	if (one_in(&rng, 16))
-		batch.end = 1 + rnd(&rng, NR_END - 1);
+	if (seed % ENDS_EVERY == 0)
+		batch.end = 1 + seed / ENDS_EVERY % (NR_END - 1);
 	input.registers = batch.end == END_REGISTER;
 	batch.end_conn = &conns[rnd(&rng, NR_CONNS)];
 	batch.end_usec = rnd(&rng, 100000);
@@ -547,9 +550,9 @@ static void print_progress(void)
 	if (now - shared->progress_ns < PROGRESS_NS)
 		return;
 	shared->progress_ns = now;
-	ksft_print_msg("%lu SQEs in %lu batches, %.0f s, %.0f SQEs/s\n",
+	ksft_print_msg("%lu SQEs in %lu batches, %.0f s, %.0f SQEs/s, now at seed %llu\n",
 		       shared->sqes, shared->batches, (now - start_ns) / 1e9,
-		       shared->sqes * 1e9 / (now - start_ns));
+		       shared->sqes * 1e9 / (now - start_ns), shared->seed);
 }
 
 static void open_files(void)
@@ -623,11 +626,23 @@ static void serve(void)
 	_exit(KSFT_PASS);
 }
 
+static unsigned long taint(void)
+{
+	unsigned long flags = 0;
+	FILE *f = fopen("/proc/sys/kernel/tainted", "re");
+
+	if (!f || fscanf(f, "%lu", &flags) != 1)
+		ksft_exit_fail_perror("/proc/sys/kernel/tainted");
+	fclose(f);
+	return flags;
+}
+
 /* One pair of connections. Returns if all was as it should be */
 static bool run_conns(void)
 {
 	__u64 seed = shared->seed;
 	unsigned long sqes = shared->sqes;
+	unsigned long was_tainted = taint();
 	bool ok = true;
 	int i, err, status;
 	pid_t pid;
@@ -668,6 +683,11 @@ static bool run_conns(void)
 			       strerror(-err), seed, shared->sqes - sqes);
 		ok = false;
 	}
+	if (taint() != was_tainted) {
+		ksft_print_msg("the kernel complained, to repeat it: -s %llu -n %lu\n",
+			       seed, shared->sqes - sqes);
+		ok = false;
+	}
 	print_progress();
 	return ok;
 }
@@ -690,6 +710,10 @@ static bool print_results(void)
 	ksft_print_msg("connections: %lu aborted, %lu unmounted, %lu lost io_uring, %lu killed\n",
 		       ends[END_ABORT], ends[END_UMOUNT], ends[END_REGISTER],
 		       ends[END_KILL]);
+	if (shared->batches >= ENDS_EVERY * NR_END) {
+		for (i = END_NONE; i < NR_END; i++)
+			all &= ends[i] > 0;
+	}
 	return all;
 }
 

@@ -111,6 +111,32 @@ static void spoil_field(__u64 *rng, struct fuse_uring_cmd_req *req)
 	}
 }
 
+/* All of it. Who repairs it by rewriting it gets no id that nobody asks for */
+static void spoil_all(const struct backing_random *r, __u64 *rng,
+		      struct fuse_uring_cmd_req *req)
+{
+	__u64 *word = (__u64 *)req;
+	unsigned int i;
+
+	for (i = 0; i < sizeof(*req) / sizeof(*word); i++)
+		word[i] = one_in(rng, 2) ? rnd64(rng) : 0;
+	req->commit_id = bad_commit_id(rng);
+	req->backing.id = one_in(rng, 2) ? bad_id(rng) : random_id(r, rng);
+}
+
+/* What nobody looks at: of the first half of the SQE, and the end of it */
+static void random_rest(__u64 *rng, struct io_uring_sqe *sqe,
+			struct fuse_uring_cmd_req *req)
+{
+	__u8 *end = (__u8 *)(sqe + 2), *byte;
+
+	sqe->addr = rnd64(rng);
+	sqe->len = rnd64(rng);
+	sqe->buf_index = rnd64(rng);
+	for (byte = (__u8 *)(req + 1); byte < end; byte++)
+		*byte = rnd64(rng);
+}
+
 /* Returns if it is as it should be */
 static bool random_req(const struct backing_random *r, __u64 *rng,
 		       struct random_cmd *cmd, struct fuse_uring_cmd_req *req)
@@ -143,8 +169,7 @@ static bool random_req(const struct backing_random *r, __u64 *rng,
 		req->backing.map.fd = r->bad[rnd(rng, RANDOM_BAD)];
 		return false;
 	case 5:
-		memset(req, 1 + rnd(rng, 255), sizeof(*req));
-		req->commit_id = bad_commit_id(rng);
+		spoil_all(r, rng, req);
 		return false;
 	default:
 		return true;
@@ -173,6 +198,9 @@ static bool random_head(__u64 *rng, struct io_uring_sqe *sqe)
 	case 4:
 		sqe->uring_cmd_flags = 4U << rnd(rng, 29);
 		return false;
+	case 5:
+		sqe->__pad1 = 1U << rnd(rng, 32);
+		return false;
 	default:
 		return true;
 	}
@@ -197,6 +225,8 @@ static bool random_sqe(const struct backing_random *r, __u64 *rng,
 		buf->uring_cmd_flags = IORING_URING_CMD_FIXED;
 		cmd->valid = false;
 	}
+	if (one_in(rng, 16))
+		random_rest(rng, buf, req);
 	buf->opcode = opcode;
 	taken = random_head(rng, buf);
 	if (!taken || !big || cmd->dev >= r->nr_devs)
