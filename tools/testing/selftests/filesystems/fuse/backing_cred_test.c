@@ -362,6 +362,26 @@ static int issue_own_fds_and_ring(struct job *job)
 	return issue_on_own_ring(job);
 }
 
+static int issue_own_fds_behind_nop(struct job *job)
+{
+	take_fds(job);
+	return issue_behind_nop(job);
+}
+
+static int issue_own_fds_and_ring_behind_nop(struct job *job)
+{
+	struct backing_issuer own, *issuer = job->issuer;
+	int ret = own_ring(job, &own);
+
+	if (ret)
+		return ret;
+	job->issuer = &own;
+	ret = issue_own_fds_behind_nop(job);
+	job->issuer = issuer;
+	backing_issuer_exit(&own);
+	return ret;
+}
+
 /* The file at the number is another one for this task, but not for others */
 static int issue_after_unshare(struct job *job)
 {
@@ -1071,7 +1091,7 @@ TEST_F(cred, whose_fd)
 	const struct task child = { .child = true };
 	struct backing_issuer *ring = &ctx->shared->ring;
 	unsigned int i;
-	int fd, want;
+	int fd, want, async;
 
 	make_fds(_metadata, ctx);
 	for (i = 0; i < ARRAY_SIZE(tables); i++) {
@@ -1093,6 +1113,13 @@ TEST_F(cred, whose_fd)
 		EXPECT_EQ(tables[i].parent,
 			  open_which(_metadata, ctx, ring, &self_task, issue,
 				     fd));
+		for (async = 0; async < 2; async++) {
+			ctx->shared->job.head_flags = async ? IOSQE_ASYNC : 0;
+			EXPECT_EQ(tables[i].child,
+				  open_which(_metadata, ctx, ring, &child,
+					     issue_own_fds_and_ring_behind_nop,
+					     fd));
+		}
 
 		/* the child on the ring of its parent */
 		want = tables[i].child;
@@ -1104,6 +1131,13 @@ TEST_F(cred, whose_fd)
 		}
 		EXPECT_EQ(want, open_which(_metadata, ctx, ring, &child,
 					   issue_own_fds, fd));
+		for (async = 0; async < 2; async++) {
+			ASSERT_EQ(0, make_ring(ctx, how, 0));
+			ctx->shared->job.head_flags = async ? IOSQE_ASYNC : 0;
+			EXPECT_EQ(want, open_which(_metadata, ctx, ring, &child,
+						   issue_own_fds_behind_nop,
+						   fd));
+		}
 		/* credentials have no file table */
 		ring->personality = run_register(ctx, &self_task);
 		ASSERT_GT(ring->personality, 0);
