@@ -6,7 +6,7 @@
 #
 # A program that gives no results of its own is one case. What a plan promised
 # and did not come is a failure. With kselftest_harness.h, why a case failed is
-# the first expectation that did not hold.
+# the first expectation that did not hold, with the fuzzer the batch.
 
 function result(status, name, why)
 {
@@ -65,7 +65,7 @@ program && /^# 1\.\.[0-9]+/ {
 		skip_all = ""
 }
 
-program && !unexpected && /^# # [^ ]+:[0-9]+:[^ ]+:Expected / {
+program && !unexpected && /^# # ([^ ]+:[0-9]+:[^ ]+:Expected |batch [0-9]+: )/ {
 	unexpected = substr($0, 5)
 }
 
