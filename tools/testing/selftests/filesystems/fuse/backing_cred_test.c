@@ -68,6 +68,8 @@ struct job {
 	/* what else some functions need */
 	struct backing_env *env;
 	unsigned int head_flags;
+	/* not linked, but with IOSQE_IO_DRAIN */
+	bool drain;
 	int other_fd;
 	pid_t pid;
 	int ret;
@@ -119,6 +121,15 @@ FIXTURE_VARIANT_ADD(cred, sqpoll_iowq)
 	},
 };
 
+/* The flag keeps others from registering with the ring, not from submitting */
+FIXTURE_VARIANT_ADD(cred, sqpoll_single)
+{
+	.how = {
+		.setup_flags = IORING_SETUP_SQE128 | IORING_SETUP_SQPOLL |
+			       IORING_SETUP_SINGLE_ISSUER,
+	},
+};
+
 static void ctx_setup(struct __test_metadata *_metadata, struct ctx *ctx)
 {
 	const struct backing_how how = { .ioctl = true };
@@ -164,7 +175,8 @@ static bool maker_decides(const struct backing_how *how)
 /* Only the maker of the ring can use it */
 static bool single_issuer(const struct backing_how *how)
 {
-	return how->setup_flags & IORING_SETUP_SINGLE_ISSUER;
+	return how->setup_flags & IORING_SETUP_SINGLE_ISSUER &&
+	       !(how->setup_flags & IORING_SETUP_SQPOLL);
 }
 
 static const char *lacks(const struct task *task)
@@ -252,12 +264,17 @@ static int issue_on_own_ring(struct job *job)
  */
 static struct io_uring_sqe *prep_linked(struct job *job)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&job->issuer->ring);
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&job->issuer->ring), *cmd;
 
-	if (!sqe || !backing_issue_prep(job->issuer, job->cmd_op, &job->req, 0))
+	cmd = backing_issue_prep(job->issuer, job->cmd_op, &job->req, 0);
+	if (!sqe || !cmd)
 		abort();
 	io_uring_prep_nop(sqe);
-	sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS | job->head_flags;
+	if (job->drain)
+		cmd->flags |= IOSQE_IO_DRAIN;
+	else
+		sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+	sqe->flags |= job->head_flags;
 	return sqe;
 }
 
@@ -865,9 +882,13 @@ TEST_F(cred, user_namespace)
 	/* and one from there, used outside */
 	ASSERT_EQ(0, make_ring(ctx, how, 0));
 	id = run_register(ctx, &in_user_ns);
-	ASSERT_GT(id, 0);
-	ring->personality = id;
-	check(_metadata, ctx, ring, &self_task, issue, &in_user_ns);
+	if (how->setup_flags & IORING_SETUP_SINGLE_ISSUER) {
+		EXPECT_EQ(-EEXIST, id);
+	} else {
+		ASSERT_GT(id, 0);
+		ring->personality = id;
+		check(_metadata, ctx, ring, &self_task, issue, &in_user_ns);
+	}
 
 	/* a ring from there, used outside */
 	backing_issuer_exit(ring);
@@ -906,14 +927,22 @@ TEST_F(cred, behind_a_nop)
 	}
 }
 
+/* What a command has in front of it */
+enum behind {
+	/* linked: a read of an empty pipe, or a NOP */
+	LINK_READ,
+	LINK_NOP,
+	/* not linked, but the command has IOSQE_IO_DRAIN: a read */
+	DRAIN,
+};
+
 /*
  * Submit with some credentials behind a request that is not done before they
- * are others: a NOP, or a read of an empty pipe. Returns what BACKING_OPEN
- * does.
+ * are others. Returns what BACKING_OPEN does.
  */
 static int submit_and_change(struct __test_metadata *_metadata, struct ctx *ctx,
 			     const struct task *submit,
-			     const struct task *later, bool nop,
+			     const struct task *later, enum behind behind,
 			     unsigned int head_flags)
 {
 	struct job *job = &ctx->shared->job;
@@ -926,9 +955,10 @@ static int submit_and_change(struct __test_metadata *_metadata, struct ctx *ctx,
 	job->cmd_op = FUSE_IO_URING_CMD_BACKING_OPEN;
 	job->req = (struct fuse_uring_cmd_req){ .backing.map.fd = ctx->fd };
 	job->head_flags = head_flags;
+	job->drain = behind == DRAIN;
 
 	head = prep_linked(job);
-	if (!nop) {
+	if (behind != LINK_NOP) {
 		head->opcode = IORING_OP_READ;
 		head->fd = p[0];
 		head->addr = (uintptr_t)&c;
@@ -942,10 +972,14 @@ static int submit_and_change(struct __test_metadata *_metadata, struct ctx *ctx,
 	 * the thread of SQPOLL has taken already does not count
 	 */
 	EXPECT_GE(ret, maker_decides(&job->issuer->how) ? 0 : 2);
-	if (!nop)
+	if (behind != LINK_NOP)
 		EXPECT_EQ(1, write(p[1], "x", 1));
+	/* a drain cannot be had together with IOSQE_CQE_SKIP_SUCCESS */
+	if (behind == DRAIN)
+		EXPECT_EQ(1, backing_issue_wait(job->issuer));
 	ret = backing_issue_wait(job->issuer);
 	ASSERT_EQ(0, become(&self_task));
+	job->drain = false;
 	close(p[0]);
 	close(p[1]);
 	return ret;
@@ -954,7 +988,7 @@ static int submit_and_change(struct __test_metadata *_metadata, struct ctx *ctx,
 /* And compare with the ioctl by @decider */
 static void check_changed(struct __test_metadata *_metadata,
 			  struct ctx *ctx, const struct task *submit,
-			  const struct task *later, bool nop,
+			  const struct task *later, enum behind behind,
 			  unsigned int head_flags, const struct task *decider)
 {
 	struct outcome want = reference(_metadata, ctx, decider);
@@ -962,7 +996,8 @@ static void check_changed(struct __test_metadata *_metadata,
 	struct outcome got = { .close = want.close };
 	int id;
 
-	id = submit_and_change(_metadata, ctx, submit, later, nop, head_flags);
+	id = submit_and_change(_metadata, ctx, submit, later, behind,
+			       head_flags);
 	if (id > 0) {
 		got.fsetid = has_fsetid(_metadata, ctx, id, &self_task);
 		EXPECT_EQ(0, backing_issue_close(&ctx->env.issuer, id));
@@ -998,20 +1033,25 @@ TEST_F(cred, changed_before_issue)
 		/* when the pipe can be read */
 		decider = maker_decides(how) ? &maker : &later;
 		ASSERT_EQ(0, make_ring(ctx, how, maker.without));
-		check_changed(_metadata, ctx, &submit, &later, false, 0,
+		check_changed(_metadata, ctx, &submit, &later, LINK_READ, 0,
 			      decider);
 
 		/* by io-wq, head and all: fixed for the link at submission */
 		decider = maker_decides(how) ? &maker : &submit;
 		ASSERT_EQ(0, make_ring(ctx, how, maker.without));
-		check_changed(_metadata, ctx, &submit, &later, false,
+		check_changed(_metadata, ctx, &submit, &later, LINK_READ,
 			      IOSQE_ASYNC, decider);
+
+		/* drained: fixed at submission, too */
+		ASSERT_EQ(0, make_ring(ctx, how, maker.without));
+		check_changed(_metadata, ctx, &submit, &later, DRAIN, 0,
+			      decider);
 
 		/* a NOP: in the submitting system call, or in the next one */
 		if (how->setup_flags & IORING_SETUP_DEFER_TASKRUN)
 			decider = &later;
 		ASSERT_EQ(0, make_ring(ctx, how, maker.without));
-		check_changed(_metadata, ctx, &submit, &later, true, 0,
+		check_changed(_metadata, ctx, &submit, &later, LINK_NOP, 0,
 			      decider);
 	}
 }

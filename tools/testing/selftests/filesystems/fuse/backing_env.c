@@ -60,22 +60,26 @@ int backing_make_file(struct backing_env *env, const char *name, size_t size)
 
 const char *backing_env_missing(const struct backing_how *how)
 {
+	static const struct backing_how plain = {
+		.setup_flags = IORING_SETUP_SQE128,
+	};
+
 	if (geteuid())
 		return "needs root";
 	if (backing_init_err)
 		return "FUSE_INIT cannot be read, or no enable_uring";
 	if (!(backing_init_flags & FUSE_HAS_IO_URING_BACKING))
 		return "FUSE_INIT has no FUSE_HAS_IO_URING_BACKING";
-	if (!how || how->ioctl)
+	/* the server has rings in any case */
+	switch (backing_issuer_probe(how && !how->ioctl ? how : &plain)) {
+	case 0:
 		return NULL;
-
-	switch (backing_issuer_probe(how)) {
 	case -EOPNOTSUPP:
 		return "the liburing of the build has no SQE_MIXED";
 	case -EINVAL:
 		return "the kernel has no such ring";
 	default:
-		return NULL;
+		return "no ring: is io_uring off, or RLIMIT_MEMLOCK too low?";
 	}
 }
 

@@ -391,6 +391,35 @@ TEST_F(fault, close)
 	TH_LOG("%u allocations", self->f.fired);
 }
 
+/*
+ * One fault does not make the id map fail: the nodes are preloaded, into a
+ * reserve of each CPU. So have no node at all, until the reserve is used up.
+ */
+TEST_F(fault, out_of_nodes)
+{
+	struct backing_issuer *issuer = &self->f.env.issuer;
+	int first, id, res = 0;
+
+	/* the kernel picks one after the other */
+	first = backing_issue_open(issuer, self->f.fd);
+	ASSERT_GT(first, 0);
+	ASSERT_GT(faults_find(&self->f.faults, issuer), 0);
+	ASSERT_EQ(0, set_out_of_nodes(&self->f.faults, true));
+	for (id = first + 1; id < first + 10000; id++) {
+		res = backing_issue_open(issuer, self->f.fd);
+		if (res != id)
+			break;
+	}
+	EXPECT_EQ(0, set_out_of_nodes(&self->f.faults, false));
+	ASSERT_EQ(-ENOMEM, res);
+	ASSERT_EQ(-ENOENT, backing_issue_close(issuer, id));
+
+	/* and as if nothing had been */
+	EXPECT_EQ(id, backing_issue_open(issuer, self->f.fd));
+	for (; id >= first; id--)
+		EXPECT_EQ(0, backing_issue_close(issuer, id));
+}
+
 /* The ioctl cannot say which id it wants */
 FIXTURE(fault_wanted)
 {
@@ -430,10 +459,7 @@ TEST_F(fault_wanted, far_id)
 	EXPECT_GE(self->f.fired, 1 + FAR_ID_NODES);
 }
 
-/*
- * One fault does not make the id map fail: the nodes are preloaded, into a
- * reserve of each CPU. So have no node at all, until the reserve is used up.
- */
+/* As fault.out_of_nodes */
 TEST_F(fault_wanted, out_of_nodes)
 {
 	struct backing_issuer *issuer = &self->f.env.issuer;

@@ -140,7 +140,9 @@ int backing_issue_wait(struct backing_issuer *issuer)
 	struct io_uring_cqe *cqe;
 	int ret;
 
-	ret = io_uring_wait_cqe(&issuer->ring, &cqe);
+	do {
+		ret = io_uring_wait_cqe(&issuer->ring, &cqe);
+	} while (ret == -EINTR);
 	if (ret)
 		return ret;
 	ret = cqe->res;
@@ -159,7 +161,8 @@ int backing_issue(struct backing_issuer *issuer, __u32 cmd_op,
 	if (!backing_issue_prep(issuer, cmd_op, req, uring_cmd_flags))
 		return -EBUSY;
 	ret = io_uring_submit_and_wait(&issuer->ring, 1);
-	if (ret < 0)
+	/* what is submitted has a CQE, whether it was waited for or not */
+	if (ret < 0 && ret != -EINTR)
 		return ret;
 	return backing_issue_wait(issuer);
 }

@@ -80,7 +80,9 @@ void backing_issuer_exit(struct backing_issuer *issuer);
  * @req:	the command area; an ioctl takes the map or the id from it
  * @uring_cmd_flags: for the SQE, not for an ioctl
  *
- * Return: the CQE's res, or the ioctl's result with a negative errno for -1.
+ * Return: the CQE's res, or the ioctl's result with a negative errno for -1. If
+ * it could not be submitted, the error of io_uring_enter(), or -EBUSY without
+ * room for the SQE.
  */
 int backing_issue(struct backing_issuer *issuer, __u32 cmd_op,
 		  const struct fuse_uring_cmd_req *req, __u32 uring_cmd_flags);
@@ -105,7 +107,9 @@ struct io_uring_sqe *backing_issue_prep(struct backing_issuer *issuer,
  * backing_issue_wait() - the second half of backing_issue()
  * @issuer:	an issuer with one command submitted
  *
- * Return: the CQE's res.
+ * Waits on if a signal comes.
+ *
+ * Return: the CQE's res, or the error of io_uring_enter().
  */
 int backing_issue_wait(struct backing_issuer *issuer);
 

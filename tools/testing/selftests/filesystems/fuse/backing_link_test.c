@@ -40,6 +40,8 @@ static struct {
 	/* > 0: link_failed() tries again with this id or this fd */
 	int retry_id;
 	int retry_fd;
+	/* link_failed() sends the reply as it is */
+	bool commit_alone;
 } hook;
 
 /* How the SQEs of a linked reply are issued; flags of struct ring_server_cfg */
@@ -48,7 +50,11 @@ struct how_linked {
 	unsigned int link_flags;
 	unsigned int commit_flags;
 	bool fixed;
+	/* IORING_OP_URING_CMD128 on an IORING_SETUP_SQE_MIXED ring */
+	bool mixed;
 };
+
+static const struct backing_how how_mixed = { .sqe_mixed = true };
 
 FIXTURE(link)
 {
@@ -94,9 +100,14 @@ FIXTURE_VARIANT_ADD(link, fixed) {
 	},
 };
 
+FIXTURE_VARIANT_ADD(link, mixed) {
+	.how = { .mixed = true },
+};
+
 FIXTURE_SETUP(link)
 {
-	const char *missing = backing_env_missing(NULL);
+	const char *missing = backing_env_missing(variant->how.mixed ?
+						  &how_mixed : NULL);
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -119,6 +130,10 @@ static int start(struct backing_env *env, const struct how_linked *how,
 	cfg->link_flags |= how->link_flags;
 	cfg->commit_flags = how->commit_flags;
 	cfg->fixed = how->fixed;
+#ifdef IORING_SETUP_SQE_MIXED
+	if (how->mixed)
+		cfg->ring_flags |= IORING_SETUP_SQE_MIXED;
+#endif
 	return backing_env_start(env, &ioctl, cfg);
 }
 
@@ -199,6 +214,10 @@ static int hook_failed(struct ring_req *req, struct ring_node *node,
 	(void)node;
 	hook.reason = err;
 	__atomic_add_fetch(&hook.failed, 1, __ATOMIC_SEQ_CST);
+	if (hook.commit_alone) {
+		req->link_fd = -1;
+		return 0;
+	}
 	if (hook.retry_id || hook.retry_fd) {
 		if (hook.retry_id)
 			out->backing_id = hook.retry_id;
@@ -345,6 +364,32 @@ TEST_F(link, failed_then_linked_again)
 	close(hook.fd);
 }
 
+/* Somebody was quicker to register the file, under the id that both want */
+TEST_F(link, exists_then_committed_alone)
+{
+	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	struct ring_server_cfg cfg = hooks;
+	struct backing_issuer other;
+	int i;
+
+	ASSERT_EQ(0, start(&self->env, &variant->how, &cfg));
+	ASSERT_EQ(0, backing_issuer_init(&other, &how,
+					 self->env.issuer.dev_fd));
+	hook.fd = backing_make_file(&self->env, "file", BACKING_FILE_SZ);
+	ASSERT_GE(hook.fd, 0);
+	hook.commit_alone = true;
+	for (i = 1; i <= ROUNDS; i++) {
+		ASSERT_EQ(hook.next_id,
+			  backing_issue_open_id(&other, hook.fd, hook.next_id));
+		ASSERT_EQ(0, open_and_check(&self->env, "file"));
+		EXPECT_EQ(-EEXIST, hook.reason);
+		EXPECT_EQ(i, hook.failed);
+	}
+	EXPECT_EQ(0, served(&self->env));
+	backing_issuer_exit(&other);
+	close(hook.fd);
+}
+
 /* Without IOSQE_CQE_SKIP_SUCCESS each of the two has a CQE */
 TEST_F(link, no_skip)
 {
@@ -407,6 +452,31 @@ TEST_F(link, chain_of_three)
 	EXPECT_EQ(-EBADF, hook.reason);
 	EXPECT_EQ(2, hook.failed);
 	EXPECT_EQ(-ENOENT, backing_issue_close(&self->env.issuer, old));
+}
+
+/* With a CQE for each of the three there is still one answer */
+TEST_F(link, chain_of_three_no_skip)
+{
+	struct ring_server_cfg cfg = hooks;
+	struct ring_server_stats stats;
+	int i;
+
+	cfg.release = NULL;
+	cfg.link_no_skip = true;
+	ASSERT_EQ(0, start(&self->env, &variant->how, &cfg));
+	hook.fd = backing_make_file(&self->env, "file", BACKING_FILE_SZ);
+	ASSERT_GE(hook.fd, 0);
+	hook.close_id = 77777;
+	hook.answer = -ENODEV;
+	for (i = 1; i <= ROUNDS; i++) {
+		ASSERT_EQ(-ENODEV, open_and_check(&self->env, "file"));
+		EXPECT_EQ(-ENOENT, hook.reason);
+		EXPECT_EQ(i, hook.failed);
+	}
+	wait_links(&self->env, ROUNDS, ROUNDS, &stats);
+	EXPECT_EQ(ROUNDS, stats.links_failed);
+	EXPECT_EQ(ROUNDS, stats.commits_canceled);
+	close(hook.fd);
 }
 
 /* A hard link is not severed: the reply goes out with an id that is none */
@@ -740,8 +810,8 @@ TEST_F(link, costs_no_system_call)
 }
 
 /*
- * Many clients, all queues, rings of exactly the size that the documentation
- * asks for at least: an SQE and a CQE for each ring entry. Every 7th
+ * Many clients, all queues, and rings with room for one CQE for each ring entry
+ * and for fewer SQEs than the two that a linked reply has. Every 7th
  * registration is of a bad fd and every 11th of an id in use.
  */
 #define CLIENTS		16
@@ -849,6 +919,9 @@ TEST_F_TIMEOUT(link, storm, 300)
 	unsigned int refused;
 	int fd;
 
+	/* no ring has fewer CQEs than SQEs of 64 bytes */
+	if (variant->how.mixed)
+		cfg.cq_entries *= 2;
 	ASSERT_EQ(0, start(&self->env, &variant->how, &cfg));
 	fd = backing_make_file(&self->env, "taken", 10);
 	storm.taken = backing_issue_open(&self->env.issuer, fd);
@@ -901,6 +974,239 @@ TEST_F_TIMEOUT(link, storm_fd_as_id, 300)
 	EXPECT_EQ(0, stats.links_failed);
 	EXPECT_EQ(0, stats.overflows);
 	EXPECT_LE(stats.cqes_max, STORM_DEPTH);
+}
+
+FIXTURE(rules)
+{
+	struct backing_env env;
+	int fd;
+};
+
+FIXTURE_VARIANT(rules)
+{
+	struct backing_how how;
+};
+
+#define BACKING_FIXTURE rules
+#include "backing_variants.h"
+
+FIXTURE_SETUP(rules)
+{
+	const char *missing = backing_env_missing(&variant->how);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	self->fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(self->fd, 0);
+}
+
+FIXTURE_TEARDOWN(rules)
+{
+	close(self->fd);
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+#define RULES_ID	1000
+
+/* A registration under RULES_ID, with a user_data of 0 */
+static struct io_uring_sqe *queue_open(struct __test_metadata *_metadata,
+				       struct backing_issuer *issuer, int fd,
+				       unsigned int flags)
+{
+	const struct fuse_uring_cmd_req req = {
+		.backing.map.fd = fd,
+		.backing.id = RULES_ID,
+	};
+	struct io_uring_sqe *sqe;
+
+	sqe = backing_issue_prep(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req,
+				 0);
+	ASSERT_NE(NULL, sqe);
+	sqe->flags |= flags;
+	return sqe;
+}
+
+/* The commit of a request that nobody made, with a user_data of 1 */
+static struct io_uring_sqe *queue_commit(struct __test_metadata *_metadata,
+					 struct backing_issuer *issuer)
+{
+	/* those of requests are even */
+	const struct fuse_uring_cmd_req req = { .commit_id = 1 };
+	struct io_uring_sqe *sqe;
+
+	sqe = backing_issue_prep(issuer, FUSE_IO_URING_CMD_COMMIT_AND_FETCH,
+				 &req, 0);
+	ASSERT_NE(NULL, sqe);
+	sqe->user_data = 1;
+	return sqe;
+}
+
+/*
+ * Submits and takes so many CQEs, which have to be all. The results go to where
+ * user_data says, 1 is for none.
+ */
+static void submit_all(struct __test_metadata *_metadata,
+		       struct backing_issuer *issuer, unsigned int nr,
+		       int res[2])
+{
+	struct io_uring_cqe *cqe;
+
+	res[0] = 1;
+	res[1] = 1;
+	EXPECT_LE(0, io_uring_submit(&issuer->ring));
+	while (nr--) {
+		ASSERT_EQ(0, io_uring_wait_cqe(&issuer->ring, &cqe));
+		ASSERT_LE(cqe->user_data, 1);
+		EXPECT_EQ(1, res[cqe->user_data]);
+		res[cqe->user_data] = cqe->res;
+		io_uring_cqe_seen(&issuer->ring, cqe);
+	}
+	/* the next one is that of the next command */
+	EXPECT_EQ(-EINVAL, backing_issue_close(issuer, -1));
+	EXPECT_EQ(0, io_uring_cq_ready(&issuer->ring));
+}
+
+/* io_uring does not take the second SQE: the first is not run either */
+TEST_F(rules, refused_commit)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	int res[2];
+
+	queue_open(_metadata, issuer, self->fd, IOSQE_IO_LINK);
+	queue_commit(_metadata, issuer)->__pad1 = 1;
+	submit_all(_metadata, issuer, 2, res);
+	EXPECT_EQ(-ECANCELED, res[0]);
+	EXPECT_EQ(-EINVAL, res[1]);
+
+	queue_open(_metadata, issuer, self->fd,
+		   IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS);
+	queue_commit(_metadata, issuer)->__pad1 = 1;
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(-ECANCELED, res[0]);
+	EXPECT_EQ(1, res[1]);
+	EXPECT_EQ(-ENOENT, backing_issue_close(issuer, RULES_ID));
+}
+
+/* The registration stays if the commit fails */
+TEST_F(rules, failed_commit)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	int res[2];
+
+	queue_open(_metadata, issuer, self->fd,
+		   IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS);
+	queue_commit(_metadata, issuer);
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(1, res[0]);
+	EXPECT_EQ(-ENOENT, res[1]);
+	EXPECT_EQ(0, backing_issue_close(issuer, RULES_ID));
+}
+
+/* A failed registration: which of the two has a CQE */
+TEST_F(rules, failed_open)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	int res[2];
+
+	queue_open(_metadata, issuer, BAD_FD, IOSQE_IO_LINK);
+	queue_commit(_metadata, issuer);
+	submit_all(_metadata, issuer, 2, res);
+	EXPECT_EQ(-EBADF, res[0]);
+	EXPECT_EQ(-ECANCELED, res[1]);
+
+	queue_open(_metadata, issuer, BAD_FD,
+		   IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS);
+	queue_commit(_metadata, issuer);
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(-EBADF, res[0]);
+	EXPECT_EQ(1, res[1]);
+}
+
+TEST_F(rules, no_drain_after_skip)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	int res[2];
+
+	queue_open(_metadata, issuer, self->fd, IOSQE_IO_DRAIN);
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(RULES_ID, res[0]);
+	EXPECT_EQ(0, backing_issue_close(issuer, RULES_ID));
+
+	queue_open(_metadata, issuer, BAD_FD, IOSQE_CQE_SKIP_SUCCESS);
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(-EBADF, res[0]);
+
+	queue_open(_metadata, issuer, self->fd, IOSQE_IO_DRAIN);
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(-EOPNOTSUPP, res[0]);
+	EXPECT_EQ(-ENOENT, backing_issue_close(issuer, RULES_ID));
+}
+
+FIXTURE(mixed)
+{
+	struct backing_env env;
+};
+
+FIXTURE_SETUP(mixed)
+{
+	const char *missing = backing_env_missing(&how_mixed);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, backing_env_setup(&self->env));
+	ASSERT_EQ(0, backing_env_start(&self->env, &how_mixed, NULL));
+}
+
+FIXTURE_TEARDOWN(mixed)
+{
+	EXPECT_EQ(0, backing_env_teardown(&self->env));
+}
+
+/* Goes on to a place in the SQ ring of 8 SQEs, with NOPs that have no CQE */
+static void go_to(struct __test_metadata *_metadata,
+		  struct backing_issuer *issuer, unsigned int place)
+{
+	struct io_uring *ring = &issuer->ring;
+
+	ASSERT_EQ(8, ring->sq.ring_entries);
+	while ((ring->sq.sqe_tail & ring->sq.ring_mask) != place) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+		ASSERT_NE(NULL, sqe);
+		io_uring_prep_nop(sqe);
+		sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+		ASSERT_EQ(1, io_uring_submit(ring));
+	}
+}
+
+/*
+ * An SQE of 128 bytes cannot wrap around: liburing puts a NOP into the last
+ * place. Between the two SQEs of a link that is the end of the link.
+ */
+TEST_F(mixed, nop_at_the_end_of_the_ring)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	int res[2];
+
+	/* places 5 and 6, 7 is the NOP, 0 and 1: the commit is issued */
+	go_to(_metadata, issuer, 5);
+	queue_open(_metadata, issuer, BAD_FD,
+		   IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS);
+	queue_commit(_metadata, issuer);
+	submit_all(_metadata, issuer, 2, res);
+	EXPECT_EQ(-EBADF, res[0]);
+	EXPECT_EQ(-ENOENT, res[1]);
+
+	/* with a NOP in front, 6 and 7, 0 and 1 */
+	go_to(_metadata, issuer, 6);
+	queue_open(_metadata, issuer, BAD_FD,
+		   IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS);
+	queue_commit(_metadata, issuer);
+	submit_all(_metadata, issuer, 1, res);
+	EXPECT_EQ(-EBADF, res[0]);
+	EXPECT_EQ(1, res[1]);
 }
 
 /* IORING_SQPOLL_CAP_ENTRIES_VALUE in io_uring/sqpoll.c */

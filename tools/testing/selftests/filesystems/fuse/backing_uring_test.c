@@ -16,9 +16,11 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -1423,6 +1425,9 @@ static int order_of_checks(struct backing_env *env,
 	ret = backing_issue(&issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req, 0);
 	if (ret != -EPERM)
 		return -4;
+	/* a negative id is a mistake like one in the map */
+	if (backing_issue_open_id(&issuer, -1, -1) != -EPERM)
+		return -5;
 	backing_issuer_exit(&issuer);
 	return 0;
 }
@@ -1431,6 +1436,26 @@ TEST_F(command, order_of_checks)
 {
 	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
 	EXPECT_EQ(0, in_child(order_of_checks, &self->env, &variant->how));
+	EXPECT_EQ(-EINVAL, backing_issue_open_id(&self->env.issuer, -1, -1));
+}
+
+/* A REGISTER that fails has the kernel go on without io_uring */
+TEST_F(command, failed_register)
+{
+	struct backing_issuer *issuer = &self->env.issuer;
+	struct fuse_uring_cmd_req req = { 0 };
+	int fd, id;
+
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(issuer, fd);
+	ASSERT_GT(id, 0);
+	ASSERT_EQ(-EINVAL, backing_issue(issuer, FUSE_IO_URING_CMD_REGISTER,
+					 &req, 0));
+	EXPECT_EQ(-EOPNOTSUPP, backing_issue_open(issuer, fd));
+	EXPECT_EQ(-EOPNOTSUPP, backing_issue_close(issuer, id));
+	close(fd);
 }
 
 TEST_F(command, unknown_command)
@@ -1491,6 +1516,27 @@ TEST_F(command, sqe_of_64_bytes)
 	close(fd);
 }
 
+/* What is not read or written has no use for it, but can have such a ring */
+TEST_F(command, iopoll_ring)
+{
+	struct backing_how how = variant->how;
+	struct backing_issuer issuer;
+	int fd, id;
+
+	how.setup_flags |= IORING_SETUP_IOPOLL;
+	ASSERT_EQ(0, backing_env_start(&self->env, &variant->how, NULL));
+	ASSERT_EQ(0, backing_issuer_init(&issuer, &how,
+					 ring_server_dev_fd(self->env.server)));
+	fd = backing_make_file(&self->env, "file", 10);
+	ASSERT_GE(fd, 0);
+	id = backing_issue_open(&issuer, fd);
+	EXPECT_GT(id, 0);
+	EXPECT_EQ(0, backing_issue_close(&issuer, id));
+	EXPECT_EQ(-ENOENT, backing_issue_close(&issuer, id));
+	backing_issuer_exit(&issuer);
+	close(fd);
+}
+
 /* A /dev/fuse that is not mounted is of no connection */
 TEST_F(command, device_not_mounted)
 {
@@ -1505,6 +1551,51 @@ TEST_F(command, device_not_mounted)
 					 &how : &variant->how, fd));
 	EXPECT_EQ(-EPERM, backing_issue_close(&issuer, 1));
 	backing_issuer_exit(&issuer);
+	close(fd);
+}
+
+static void on_signal(int sig)
+{
+	(void)sig;
+}
+
+/* With FUSE_DEV_IOC_SYNC_INIT it waits for the mount, but not for ever */
+TEST_F(command, device_waits_for_its_mount)
+{
+	struct backing_how how = variant->how;
+	struct backing_issuer issuer;
+	int fd, status, p[2];
+	/* the others have a thread for it, which gets no signal but SIGKILL */
+	bool own = !(how.setup_flags & IORING_SETUP_SQPOLL) &&
+		   !(how.sqe_flags & IOSQE_ASYNC);
+	pid_t pid;
+	char c;
+
+	how.clone = false;
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, ioctl(fd, FUSE_DEV_IOC_SYNC_INIT));
+	ASSERT_EQ(0, pipe(p));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		const struct sigaction sa = { .sa_handler = on_signal };
+
+		if (sigaction(SIGUSR1, &sa, NULL) ||
+		    backing_issuer_init(&issuer, &how, fd) ||
+		    write(p[1], "x", 1) != 1)
+			_exit(1);
+		_exit(backing_issue_close(&issuer, 1) == -EINTR ? 0 : 2);
+	}
+	ASSERT_EQ(1, read(p[0], &c, 1));
+	/* it would not take as long if it did not wait */
+	usleep(300000);
+	EXPECT_EQ(0, waitpid(pid, &status, WNOHANG));
+	EXPECT_EQ(0, kill(pid, own ? SIGUSR1 : SIGKILL));
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(own ? 0 : SIGKILL, status);
+	close(p[0]);
+	close(p[1]);
 	close(fd);
 }
 
@@ -1605,6 +1696,9 @@ FIXTURE_SETUP(capability)
 		SKIP(return, "FUSE_INIT: %s", strerror(-backing_init_err));
 	if (!(backing_init_flags & FUSE_OVER_IO_URING))
 		SKIP(return, "FUSE_INIT has no FUSE_OVER_IO_URING");
+	if (backing_issuer_probe(&(struct backing_how){
+				 .setup_flags = IORING_SETUP_SQE128 }))
+		SKIP(return, "no ring: is io_uring off?");
 	ASSERT_EQ(0, backing_env_setup(&self->env));
 }
 
@@ -1622,6 +1716,7 @@ TEST_F(capability, flag_tells_of_commands)
 	};
 	bool flag = backing_init_flags & FUSE_HAS_IO_URING_BACKING;
 	const struct backing_how by_ioctl = { .ioctl = true };
+	const struct fuse_uring_cmd_req reserved = { .backing.reserved = 1 };
 	struct backing_issuer ioctl;
 	int dir_fd = self->env.dir_fd, ret, want;
 
@@ -1633,6 +1728,11 @@ TEST_F(capability, flag_tells_of_commands)
 		want = backing_init_minor < 47 ? -EINVAL : -EOPNOTSUPP;
 		EXPECT_EQ(want, ret);
 		EXPECT_EQ(want, backing_issue_open(&self->env.issuer, dir_fd));
+		/* reserved fields come first here, too */
+		EXPECT_EQ(-EINVAL,
+			  backing_issue(&self->env.issuer,
+					FUSE_IO_URING_CMD_BACKING_OPEN,
+					&reserved, 0));
 		ASSERT_EQ(0, backing_issuer_init(&ioctl, &by_ioctl,
 						 self->env.issuer.dev_fd));
 		EXPECT_EQ(-EOPNOTSUPP, backing_issue_close(&ioctl, NO_ID));

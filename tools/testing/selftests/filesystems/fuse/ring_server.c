@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,10 +23,13 @@
 #include "ring_server.h"
 
 #define DEFAULT_DEPTH	2
-#define PAGE_SZ		4096
-#define DEV_BUF_SZ	(RING_SERVER_MAX_IO + PAGE_SZ)
+/* of a payload, and for the headers of a request */
+#define ALIGN_SZ	4096
+#define DEV_BUF_SZ	(RING_SERVER_MAX_IO + ALIGN_SZ)
 #define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
 #define FUSECTL		"/sys/fs/fuse/connections"
+/* FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c */
+#define FUSECTL_MAGIC	0x65735543
 
 /*
  * What the user_data of a CQE is about, in the low bits of the address of a
@@ -283,6 +287,7 @@ static int do_init(struct ring_req *req)
 	struct fuse_init_out *out = req->out;
 	struct ring_server *s = req->server;
 	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES;
+	long max_pages = RING_SERVER_MAX_IO / sysconf(_SC_PAGESIZE);
 
 	if (!((__u64)in->flags2 << 32 & FUSE_OVER_IO_URING) || s->cfg.no_queues)
 		s->nr_queues = 0;
@@ -296,7 +301,8 @@ static int do_init(struct ring_req *req)
 	out->max_background = 64;
 	out->congestion_threshold = 48;
 	out->max_write = RING_SERVER_MAX_IO;
-	out->max_pages = RING_SERVER_MAX_IO / PAGE_SZ;
+	/* the payload of a ring entry has to hold as many */
+	out->max_pages = max_pages ? max_pages : 1;
 	out->max_stack_depth = s->cfg.max_stack_depth;
 	return sizeof(*out);
 }
@@ -516,14 +522,42 @@ static unsigned int dev_flags(const struct ring_queue *q)
 	return q->server->cfg.fixed ? IOSQE_FIXED_FILE : 0;
 }
 
+/* SQEs of 128 bytes take two places of a mixed ring */
+static unsigned int places(unsigned int ring_flags)
+{
+#ifdef IORING_SETUP_SQE_MIXED
+	return ring_flags & IORING_SETUP_SQE_MIXED ? 2 : 1;
+#else
+	(void)ring_flags;
+	return 1;
+#endif
+}
+
 static struct io_uring_sqe *get_sqe(struct ring_queue *q)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+	struct io_uring_sqe *sqe;
 
+#ifdef IORING_SETUP_SQE_MIXED
+	sqe = io_uring_get_sqe128(&q->ring);
+#else
+	sqe = io_uring_get_sqe(&q->ring);
+#endif
 	/* the rings are sized for all that can be queued at once */
 	if (!sqe)
 		abort();
 	return sqe;
+}
+
+/* What the SQEs of a queue have in common, after backing_cmd_prep() */
+static void set_cmd(struct ring_queue *q, struct io_uring_sqe *sqe,
+		    unsigned int flags, __u64 user_data)
+{
+#ifdef IORING_SETUP_SQE_MIXED
+	if (places(q->ring.flags) == 2)
+		sqe->opcode = IORING_OP_URING_CMD128;
+#endif
+	sqe->flags = flags | dev_flags(q);
+	io_uring_sqe_set_data64(sqe, user_data);
 }
 
 /* Read by other threads */
@@ -540,16 +574,15 @@ static void queue_register(struct ring_ent *ent)
 
 	cmd = backing_cmd_prep(sqe, dev_fd(q), FUSE_IO_URING_CMD_REGISTER);
 	cmd->qid = q->qid;
-	sqe->flags = dev_flags(q);
 	sqe->addr = (uintptr_t)ent->iov;
 	sqe->len = 2;
-	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_REQUEST);
+	set_cmd(q, sqe, 0, (uintptr_t)ent | UD_REQUEST);
 }
 
 /* All of a link has to be submitted at once: what comes later is not in it */
 static void queue_room(struct ring_queue *q, unsigned int sqes)
 {
-	while (io_uring_sq_space_left(&q->ring) < sqes) {
+	while (io_uring_sq_space_left(&q->ring) < sqes * places(q->ring.flags)) {
 		count(&q->stats.enters, 1);
 		io_uring_submit(&q->ring);
 		/* returns at once if there is no SQPOLL thread to wait for */
@@ -560,13 +593,13 @@ static void queue_room(struct ring_queue *q, unsigned int sqes)
 static void set_link(struct ring_ent *ent, struct io_uring_sqe *sqe)
 {
 	const struct ring_server_cfg *cfg = &ent->queue->server->cfg;
+	unsigned int flags = cfg->link_flags;
 
-	sqe->flags = cfg->link_flags | dev_flags(ent->queue);
-	if (!(sqe->flags & IOSQE_IO_HARDLINK))
-		sqe->flags |= IOSQE_IO_LINK;
+	if (!(flags & IOSQE_IO_HARDLINK))
+		flags |= IOSQE_IO_LINK;
 	if (!cfg->link_no_skip)
-		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_LINK);
+		flags |= IOSQE_CQE_SKIP_SUCCESS;
+	set_cmd(ent->queue, sqe, flags, (uintptr_t)ent | UD_LINK);
 }
 
 static void queue_commit(struct ring_ent *ent)
@@ -596,8 +629,8 @@ static void queue_commit(struct ring_ent *ent)
 			       FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
 	cmd->qid = q->qid;
 	cmd->commit_id = ent->hdr->ring_ent_in_out.commit_id;
-	sqe->flags = q->server->cfg.commit_flags | dev_flags(q);
-	io_uring_sqe_set_data64(sqe, (uintptr_t)ent | UD_REQUEST);
+	set_cmd(q, sqe, q->server->cfg.commit_flags,
+		(uintptr_t)ent | UD_REQUEST);
 }
 
 static void reply(struct ring_ent *ent)
@@ -666,6 +699,10 @@ static bool take_cqe(struct ring_queue *q, struct io_uring_cqe *cqe, int *res)
 	case UD_LINK:
 		if (err >= 0)
 			return false;
+		/* an open behind a close that failed, which has told already */
+		if (err == -ECANCELED && q->server->cfg.link_no_skip &&
+		    ent->req.link_close_id > 0)
+			return false;
 		count(&q->stats.links_failed, 1);
 		/* a hard link goes on: the reply is on its way */
 		if (q->server->cfg.link_flags & IOSQE_IO_HARDLINK)
@@ -715,8 +752,7 @@ int ring_queue_cmd(struct ring_queue *q,
 	queue_room(q, 1);
 	sqe = get_sqe(q);
 	prep(sqe, dev_fd(q), arg);
-	sqe->flags |= dev_flags(q);
-	io_uring_sqe_set_data64(sqe, UD_CMD);
+	set_cmd(q, sqe, sqe->flags, UD_CMD);
 	do {
 		ret = submit_and_wait(q);
 		if (ret < 0)
@@ -735,8 +771,7 @@ void ring_queue_close_id(struct ring_queue *q, int id)
 	queue_room(q, 1);
 	sqe = get_sqe(q);
 	backing_cmd_prep_close(sqe, dev_fd(q), id);
-	sqe->flags = IOSQE_CQE_SKIP_SUCCESS | dev_flags(q);
-	io_uring_sqe_set_data64(sqe, UD_CLOSE);
+	set_cmd(q, sqe, IOSQE_CQE_SKIP_SUCCESS, UD_CLOSE);
 }
 
 void ring_queue_exit(struct ring_queue *q)
@@ -750,12 +785,15 @@ static int queue_init(struct ring_queue *q)
 	struct io_uring_params p = { .flags = s->cfg.ring_flags };
 	/* a close, an open and a commit for each entry, and a command */
 	unsigned int entries = 3 * s->cfg.depth + 1;
-	unsigned int i;
+	struct io_uring_cqe *cqe;
+	unsigned int i, head;
 	int err;
 
-	p.flags |= IORING_SETUP_SQE128;
+	if (places(p.flags) == 1)
+		p.flags |= IORING_SETUP_SQE128;
 	if (s->cfg.sq_entries)
 		entries = s->cfg.sq_entries;
+	entries *= places(p.flags);
 	if (s->cfg.cq_entries) {
 		p.flags |= IORING_SETUP_CQSIZE;
 		p.cq_entries = s->cfg.cq_entries;
@@ -766,7 +804,7 @@ static int queue_init(struct ring_queue *q)
 
 		ent->queue = q;
 		ent->hdr = calloc(1, sizeof(*ent->hdr));
-		ent->payload = aligned_alloc(PAGE_SZ, RING_SERVER_MAX_IO);
+		ent->payload = aligned_alloc(ALIGN_SZ, RING_SERVER_MAX_IO);
 		if (!ent->hdr || !ent->payload)
 			return -ENOMEM;
 		ent->iov[0].iov_base = ent->hdr;
@@ -791,12 +829,19 @@ static int queue_init(struct ring_queue *q)
 	for (i = 0; i < s->cfg.depth; i++)
 		queue_register(&q->ents[i]);
 	err = io_uring_submit(&q->ring);
-	/* what an SQPOLL thread has taken already does not count */
-	if (err < 0 || (err != (int)s->cfg.depth &&
-			!(p.flags & IORING_SETUP_SQPOLL))) {
-		err = err < 0 ? err : -EIO;
+	if (err < 0)
 		goto fail;
+	/* an SQPOLL thread posts the CQEs before it gives the SQEs back */
+	while (p.flags & IORING_SETUP_SQPOLL && io_uring_sq_ready(&q->ring))
+		sched_yield();
+	err = io_uring_sq_ready(&q->ring) ? -EIO : 0;
+	/* an entry that is registered has no CQE, or that of a request */
+	io_uring_for_each_cqe(&q->ring, head, cqe) {
+		if (cqe->res < 0)
+			err = cqe->res;
 	}
+	if (err)
+		goto fail;
 	q->live = s->cfg.depth;
 	return 0;
 
@@ -953,7 +998,7 @@ int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
 		      const struct ring_server_cfg *cfg)
 {
 	struct ring_server *s;
-	struct stat st;
+	struct statx stx;
 	int err;
 
 	s = calloc(1, sizeof(*s));
@@ -991,6 +1036,12 @@ int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
 	if (err)
 		goto fail;
 	s->mounted = true;
+	/* asks the server for nothing, which does not answer yet */
+	if (statx(AT_FDCWD, mnt, AT_STATX_DONT_SYNC, 0, &stx)) {
+		err = -errno;
+		goto fail;
+	}
+	s->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
 
 	if (!s->cfg.no_init) {
 		err = -pthread_create(&s->dev_thread, NULL, dev_thread, s);
@@ -1006,15 +1057,6 @@ int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
 		pthread_mutex_unlock(&s->lock);
 		if (err)
 			goto fail;
-	}
-
-	/* of no use before INIT or without queues: nobody would answer */
-	if (!s->cfg.no_init && !s->cfg.no_queues) {
-		if (stat(mnt, &st)) {
-			err = -errno;
-			goto fail;
-		}
-		s->dev = st.st_dev;
 	}
 
 	*server = s;
@@ -1033,15 +1075,26 @@ int ring_server_umount(struct ring_server *s)
 	return 0;
 }
 
+int ring_server_fusectl(void)
+{
+	struct statfs st;
+
+	if (statfs(FUSECTL, &st))
+		return -errno;
+	if (st.f_type == FUSECTL_MAGIC)
+		return 0;
+	return mount("fusectl", FUSECTL, "fusectl", 0, NULL) ? -errno : 0;
+}
+
 int ring_server_abort(struct ring_server *s)
 {
 	char path[64];
-	int fd, err = 0;
+	int fd, err;
 
+	err = ring_server_fusectl();
+	if (err)
+		return err;
 	snprintf(path, sizeof(path), FUSECTL "/%u/abort", minor(s->dev));
-	if (access(path, F_OK) &&
-	    mount("fusectl", FUSECTL, "fusectl", 0, NULL))
-		return -errno;
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;

@@ -80,7 +80,10 @@ struct ring_server_cfg {
 	unsigned int cache_secs;
 	/* ring entries for each queue, 0: 2; at most RING_SERVER_MAX_DEPTH */
 	unsigned int depth;
-	/* io_uring_setup() flags for the queues' rings besides SQE128 */
+	/*
+	 * io_uring_setup() flags for the queues' rings besides SQE128; with
+	 * IORING_SETUP_SQE_MIXED instead of it
+	 */
 	unsigned int ring_flags;
 	/* register the ring's fd, and the device as a file of the ring */
 	bool fixed;
@@ -162,11 +165,19 @@ int ring_server_start(struct ring_server **server, const char *mnt, int dir_fd,
 int ring_server_umount(struct ring_server *server);
 
 /**
+ * ring_server_fusectl() - mount fusectl at its place if it is not
+ *
+ * Do this in a mount namespace that is your own.
+ */
+int ring_server_fusectl(void);
+
+/**
  * ring_server_abort() - abort the connection through fusectl
  * @server:	a started server
  *
- * Mounts fusectl at its place if it is not; do this in a mount namespace that
- * is your own.
+ * Mounts fusectl as ring_server_fusectl() does.
+ *
+ * Return: 0; -ENOENT if the connection is gone, or another negative errno.
  */
 int ring_server_abort(struct ring_server *server);
 
@@ -268,7 +279,8 @@ void ring_queue_close_id(struct ring_queue *queue, int id);
  * Submits and waits for the CQE. Requests that arrive meanwhile are kept for
  * the thread: a ring whose CQEs are not all requests needs that.
  *
- * Return: the CQE's res.
+ * Return: the CQE's res, or the error of io_uring_enter() if nothing could be
+ * submitted.
  */
 int ring_queue_cmd(struct ring_queue *queue,
 		   void (*prep)(struct io_uring_sqe *sqe, int dev_fd,
