@@ -1689,6 +1689,8 @@ FIXTURE(capability)
 
 FIXTURE_SETUP(capability)
 {
+	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+
 	self->env.dir_fd = -1;
 	if (geteuid())
 		SKIP(return, "needs root");
@@ -1696,8 +1698,7 @@ FIXTURE_SETUP(capability)
 		SKIP(return, "FUSE_INIT: %s", strerror(-backing_init_err));
 	if (!(backing_init_flags & FUSE_OVER_IO_URING))
 		SKIP(return, "FUSE_INIT has no FUSE_OVER_IO_URING");
-	if (backing_issuer_probe(&(struct backing_how){
-				 .setup_flags = IORING_SETUP_SQE128 }))
+	if (backing_issuer_probe(&how))
 		SKIP(return, "no ring: is io_uring off?");
 	ASSERT_EQ(0, backing_env_setup(&self->env));
 }
