@@ -699,9 +699,11 @@ static bool take_cqe(struct ring_queue *q, struct io_uring_cqe *cqe, int *res)
 	case UD_LINK:
 		if (err >= 0)
 			return false;
-		/* an open behind a close that failed, which has told already */
-		if (err == -ECANCELED && q->server->cfg.link_no_skip &&
-		    ent->req.link_close_id > 0)
+		/*
+		 * An open behind a close that failed and has told so. That may
+		 * have been a while ago, and the request is another one by now
+		 */
+		if (err == -ECANCELED && q->server->cfg.link_no_skip)
 			return false;
 		count(&q->stats.links_failed, 1);
 		/* a hard link goes on: the reply is on its way */
