@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A FUSE server over io_uring for tests.
+ *
+ * One thread reads /dev/fuse: INIT, FORGET, and everything if io_uring is not
+ * negotiated. After INIT one thread for each possible CPU serves the queue of
+ * that CPU from a ring of its own, as ring entries belong to the task that
+ * registers them.
+ *
+ * It serves as a server should. What is answered is up to the handler, and what
+ * a test wants otherwise is in its hooks. They run in the thread that serves the
+ * request. The rules of the protocol are those of Documentation/filesystems/
+ * fuse/fuse-io-uring.rst and the uapi page beside it.
+ *
+ * Functions that return int return 0 (or what is said) or a negative errno.
+ */
+#ifndef RING_SERVER_H
+#define RING_SERVER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "fuse_cmd.h"
+
+/* Largest READ and WRITE in bytes */
+#define RING_MAX_IO	(64 * 1024)
+/* Of a payload, and what it needs at most beside its data */
+#define RING_PAGE	4096
+/* Seconds after which what a test waits for has failed */
+#define RING_PATIENCE	30
+
+struct ring_server;
+struct ring_queue;
+struct ring_ent;
+struct ring_node;
+
+/* A request, and its answer */
+struct ring_req {
+	struct ring_server *server;
+	/* what it came over; NULL: /dev/fuse */
+	struct ring_queue *queue;
+	struct ring_ent *ent;
+	struct fuse_in_header in;
+	/* the header of the operation, and what follows it, e.g. a name */
+	const void *op;
+	const char *data;
+	/* RING_MAX_IO bytes for the answer; can be @data */
+	void *out;
+	/* the length of the answer, or a negative errno */
+	int len;
+	/* set by the handler: the file, and the open in the answer */
+	struct ring_node *node;
+	struct fuse_open_out *open;
+	/* of the hooks */
+	int fd;
+};
+
+/* All of them are optional */
+struct ring_hooks {
+	/*
+	 * The ring of a queue was made: register what it needs, queue what goes
+	 * in front of REGISTER.
+	 */
+	void (*setup)(struct ring_queue *queue);
+	/*
+	 * An SQE of the queue is filled in: change it. @req is NULL, or what is
+	 * committed.
+	 */
+	void (*sqe)(struct ring_queue *queue, struct ring_req *req,
+		    struct io_uring_sqe *sqe);
+	/*
+	 * The answer is made: change it, queue SQEs in front of its commit.
+	 * Return false to call ring_req_commit() later, not over /dev/fuse.
+	 */
+	bool (*reply)(struct ring_req *req);
+	/*
+	 * The commit failed with @err, and the request is still to be answered,
+	 * by ring_req_commit(). Without this hook the test ends.
+	 */
+	void (*refused)(struct ring_req *req, int err);
+	/* a CQE of what ring_queue_cmd() has queued, with its @data */
+	void (*cqe)(struct ring_queue *queue, __u64 data, int res);
+	/* before the queue's thread submits all that is queued, and waits */
+	void (*submit)(struct ring_queue *queue);
+};
+
+struct ring_server_cfg {
+	/* FUSE_INIT flags to reply with besides what the server itself needs */
+	__u64 init_flags;
+	__u32 max_stack_depth;
+	/* register no queue: with FUSE_OVER_IO_URING no request is answered */
+	bool no_queues;
+	/* ring entries for each queue, 0: 2 */
+	unsigned int depth;
+	/* io_uring_setup() flags besides SQE128, or with SQE_MIXED instead */
+	unsigned int ring_flags;
+	/*
+	 * Makes the answer: the length of what it has put into @req->out, or a
+	 * negative errno. Not called for INIT.
+	 */
+	int (*handle)(struct ring_req *req);
+	struct ring_hooks hooks;
+	/* for the two above */
+	void *priv;
+};
+
+/* Set by ring_server_start(), to be read */
+struct ring_server {
+	struct ring_server_cfg cfg;
+	/* the connection */
+	int dev_fd;
+	/* the flags of the kernel's FUSE_INIT, flags2 in the upper half */
+	__u64 offered;
+	/* the number of possible CPUs, or 0 if all goes over /dev/fuse */
+	unsigned int nr_queues;
+	/* calls of io_uring_enter(), of all queues */
+	unsigned long enters;
+
+	/* private */
+	const char *mnt;
+	bool mounted;
+	pthread_t dev_thread;
+	struct ring_queue *queues;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	unsigned long count[FUSE_STATX + 1];
+};
+
+struct ring_queue {
+	struct ring_server *server;
+	/* the CPU whose requests it gets */
+	unsigned int qid;
+	struct io_uring ring;
+	/* set by setup() if the queue has a buffer pool: its address */
+	char *pool;
+	/* set by a hook: submit, then end as if the thread had died */
+	bool exit;
+
+	/* private */
+	pthread_t thread;
+	unsigned int live;
+	struct ring_ent *ents;
+	char *payloads;
+};
+
+/**
+ * ring_server_mount() - mount a FUSE file system
+ * @mnt:	an existing directory
+ * @dev_fd:	a new /dev/fuse file
+ */
+int ring_server_mount(const char *mnt, int dev_fd);
+
+/**
+ * ring_server_start() - mount, and serve until ring_server_stop()
+ * @server:	the server is put here
+ * @mnt:	mount point, an existing directory; stays the caller's
+ * @cfg:	copied
+ *
+ * With FUSE_OVER_IO_URING in @cfg->init_flags, and if the kernel offers it,
+ * every later request comes over a ring. Else all come over /dev/fuse.
+ */
+int ring_server_start(struct ring_server **server, const char *mnt,
+		      const struct ring_server_cfg *cfg);
+
+/**
+ * ring_server_stop() - unmount if still mounted, end all threads and free
+ * @server:	a server, or NULL
+ *
+ * Return: 0 or the error of the unmount. Nothing is left either way.
+ */
+int ring_server_stop(struct ring_server *server);
+
+/**
+ * ring_server_count() - how many requests of a kind were served
+ * @server:	a started server
+ * @opcode:	enum fuse_opcode
+ */
+static inline unsigned long ring_server_count(struct ring_server *server,
+					      __u32 opcode)
+{
+	return __atomic_load_n(&server->count[opcode], __ATOMIC_SEQ_CST);
+}
+
+/**
+ * ring_server_wait() - wait until that many requests of a kind were served
+ * @server:	a started server
+ * @opcode:	enum fuse_opcode
+ * @nr:		how many since the start
+ *
+ * Return: 0, or -ETIMEDOUT after RING_PATIENCE seconds.
+ */
+int ring_server_wait(struct ring_server *server, __u32 opcode,
+		     unsigned long nr);
+
+/**
+ * ring_queue_cmd() - queue a FUSE command on the ring of the queue
+ * @queue:	in a hook, of the thread that calls
+ * @cmd_op:	enum fuse_uring_cmd
+ * @data:	for the hook cqe(); its highest bit is lost
+ *
+ * Return: the SQE to fill in, but for its user_data.
+ */
+struct io_uring_sqe *ring_queue_cmd(struct ring_queue *queue, __u32 cmd_op,
+				    __u64 data);
+
+/**
+ * ring_req_commit() - queue the commit of an answer
+ * @req:	a request over a ring, whose hook reply() returned false or whose
+ *		commit was refused
+ */
+void ring_req_commit(struct ring_req *req);
+
+#endif /* RING_SERVER_H */
