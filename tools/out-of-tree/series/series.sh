@@ -59,14 +59,14 @@ series_files()
 	done
 }
 
-# read_series DIR: sets PATCHES, in their order, NEW, the other files, and
-# FIRST, the first patch of each folder.
+# read_series DIR: sets PATCHES, in their order, NEW, the other files, and for
+# each of these in OWNER the patch that names it.
 read_series()
 {
-	local file number last=none
+	local file patch number last=none
 
 	PATCHES=() NEW=()
-	declare -gA FIRST=()
+	declare -gA OWNER=()
 	while IFS= read -r file; do
 		if [[ ${file##*/} == [0-9][0-9][0-9][0-9]-*.patch ]]; then
 			PATCHES+=("$file")
@@ -74,6 +74,7 @@ read_series()
 			die "$file: the name of a patch begins with four digits"
 		else
 			NEW+=("$file")
+			OWNER[$file]=
 		fi
 	done < <(series_files "$1")
 	[ "${#PATCHES[@]}" -gt 0 ] || die "there are no patches in $1"
@@ -81,28 +82,44 @@ read_series()
 	mapfile -t PATCHES < <(printf '%s\n' "${PATCHES[@]}" |
 			       awk -F/ '{ print $NF "\t" $0 }' |
 			       LC_ALL=C sort | cut -f2)
-	for file in "${PATCHES[@]}"; do
-		number=${file##*/}
+	for patch in "${PATCHES[@]}"; do
+		number=${patch##*/}
 		number=${number%%-*}
 		[ "$number" != "${last%% *}" ] ||
-			die "$file: ${last#* } has the same number"
-		last="$number $file"
-		[[ $file == */* ]] || die "$file: a patch stands in a folder"
-		: "${FIRST[${file%/*}]:=$file}"
+			die "$patch: ${last#* } has the same number"
+		last="$number $patch"
+		[[ $number == 0[01]* ]] ||
+			die "$patch: 00NN is series 0, 01NN is series 1, there are no others"
+		[[ $patch == */* ]] || die "$patch: a patch stands in a folder"
+		while IFS= read -r file; do
+			[ "${OWNER[$file]+there}" ] ||
+				die "$patch: names $file, which is not there"
+			[ ! "${OWNER[$file]}" ] ||
+				die "$file: is named by two patches, ${OWNER[$file]} and $patch"
+			OWNER[$file]=$patch
+		done < <(names "$1/$patch")
+	done
+	for file in "${NEW[@]}"; do
+		[ "${OWNER[$file]}" ] ||
+			die "$file: no patch names it below its ---, so it belongs to none"
 	done
 }
 
-# owner FILE: sets OWNER to the patch that the new FILE belongs to.
-owner()
+# names PATCH: the new files that it names, between its --- and the diff. What
+# is indented is a diffstat.
+names()
 {
-	local dir=$1
+	awk '/^(diff -|--- )/ { exit }
+		below && /^[^ \t]/
+		/^---$/ { below = 1 }' "$1"
+}
 
-	while [[ $dir == */* ]]; do
-		dir=${dir%/*}
-		OWNER=${FIRST[$dir]:-}
-		[ ! "$OWNER" ] || return 0
-	done
-	return 1
+# series_of PATCH: the number of its series.
+series_of()
+{
+	local name=${1##*/}
+
+	echo "${name:1:1}"
 }
 
 # build_series DIR BASE VERSION: commits of what DIR has, on BASE. Sets TIP.
@@ -119,15 +136,13 @@ build_series()
 
 	read_series "$dir"
 	for file in "${NEW[@]}"; do
-		owner "$file" ||
-			die "$file: no folder above it has a patch, so it belongs to none"
 		mode=100644
 		[ ! -x "$dir/$file" ] || mode=100755
 		[ ! -L "$dir/$file" ] || die "$file: is a symbolic link"
 		! tree_git cat-file -e "$base:$file" 2>/dev/null ||
 			die "$file: is in Linux $version, so it can only be changed by a patch"
 		object=$(tree_git hash-object -w --no-filters -- "$dir/$file")
-		new[$OWNER]+="$mode $object"$'\t'"$file"$'\n'
+		new[${OWNER[$file]}]+="$mode $object"$'\t'"$file"$'\n'
 	done
 
 	tree_git read-tree "$base"
