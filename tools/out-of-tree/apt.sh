@@ -8,6 +8,8 @@
 #   apt_deb SUITE PACKAGE [VERSION]     get the .deb, print its path
 #   apt_source SUITE PACKAGE [VERSION]  get and unpack the source, print its
 #                                       directory
+#   apt_names SUITE PREFIX              the packages whose names begin like that,
+#                                       by fresh lists
 #
 # VERSION is a shell pattern. What is in the cache is used as it is, without
 # asking the network.
@@ -120,6 +122,13 @@ apt_fetch()
 }
 
 # The bodies are subshells: the lock ends with them.
+apt_names()
+(
+	lock "$CACHE/apt"
+	apt_update "$1" "$2*"
+	APT_CONFIG=$CACHE/apt/$1/apt.conf apt-cache pkgnames "$2"
+)
+
 apt_deb()
 (
 	suite=$1 package=$2 version=${3:-*}
