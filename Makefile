@@ -17,8 +17,10 @@ help:
 	@echo  '  fuzz    - random backing file commands: TIME= seconds (60), or SQES='
 	@echo  '            commands, from SEED= on; on kernel-debug if it was built'
 	@echo  '  storm   - 10,000 connections that end in the midst of opens'
-	@echo  '  mutants - can the selftests fail? They have to notice each mistake of'
-	@echo  '            a collection, made in the kernel. MUTANT=NAME: that one'
+	@echo  '  faults  - allocations that fail; on kernel-debug if it was built'
+	@echo  '  stress  - fuzz, storm and faults, short'
+	@echo  '  mutants - can the tests fail? They have to notice each mistake of a'
+	@echo  '            collection, made in the kernel. MUTANT=NAME: that one'
 	@echo  ''
 	@echo  '  bench   - count what the ways to register a backing file cost'
 	@echo  ''
@@ -38,8 +40,11 @@ help:
 
 export KERNEL MUTANT TIME SQES SEED
 
-run check check-debug check-arm64 storm fuzz mutants shell:
+run check check-debug check-arm64 mutants shell:
 	@$(BENCH)/$@
+
+fuzz storm faults stress:
+	@$(BENCH)/stress $@
 
 bench:
 	@$(COST)/bench
@@ -58,6 +63,6 @@ kernel:
 clean:
 	@$(SERIES)/clean
 
-PHONY := help run check check-debug check-arm64 storm fuzz mutants shell
-PHONY += bench tree refresh mail kernel clean
+PHONY := help run check check-debug check-arm64 mutants shell
+PHONY += fuzz storm faults stress bench tree refresh mail kernel clean
 .PHONY: $(PHONY)

@@ -15,8 +15,13 @@ BENCH=$ROOT/tools/out-of-tree/bench
 # shellcheck disable=SC2034
 SERIES=$ROOT/tools/out-of-tree/series
 CHECK=$BUILD/check
-# shellcheck disable=SC2034  # the test programs that the series adds
-OURS=^backing_
+# The collection of tests that the series adds, its programs in results, and how
+# the guest runs it and the one that is there already.
+URING=filesystems/fuse/uring
+# shellcheck disable=SC2034
+OURS=^$URING:
+# shellcheck disable=SC2034
+RUNNER=(./run_kselftest.sh -c filesystems/fuse -c "$URING")
 LOG=$BUILD/log
 mkdir -p "$LOG"
 
@@ -90,7 +95,7 @@ configure()
 }
 
 # build_all OUT [KIND]: the series, a kernel with it (see kernel) in OUT, and the
-# selftests.
+# selftests for it.
 build_all()
 {
 	"$BENCH/deps" run

@@ -82,9 +82,9 @@ int main(void)
 	for (i = 0; i < n; i++) {
 		const char *name = tests[i]->d_name;
 
-		printf("# selftests: filesystems/fuse: %s\n", name);
+		printf("# selftests: filesystems/fuse/uring: %s\n", name);
 		status = run(name);
-		printf("%sok %d selftests: filesystems/fuse: %s%s\n",
+		printf("%sok %d selftests: filesystems/fuse/uring: %s%s\n",
 		       status && status != 4 ? "not " : "", i + 1, name,
 		       status == 4 ? " # SKIP" : "");
 	}

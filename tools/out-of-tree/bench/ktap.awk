@@ -4,7 +4,7 @@
 #
 #   ok|fail|skip <tab> program <tab> case <tab> why
 #
-# A program that gives no results of its own is one case. What a plan promised
+# The program has its collection in front, COLLECTION:PROGRAM. One that gives no results of its own is one case. What a plan promised
 # and did not come is a failure. With kselftest_harness.h, why a case failed is
 # the first expectation that did not hold, with the fuzzer the batch.
 
@@ -46,13 +46,13 @@ function finish(exit_status, exit_why)
 }
 
 /^1\.\.[0-9]+/ {
-	programs = substr($1, 4) + 0
+	programs += substr($1, 4)
 }
 
 /^# selftests: / {
 	if (program)
 		finish("fail", "no result")
-	program = $NF
+	program = $3 $NF
 	cases = planned = failed = 0
 	skip_all = unexpected = ""
 	next
