@@ -46,7 +46,7 @@ function finish(exit_status, exit_why)
 }
 
 /^1\.\.[0-9]+/ {
-	programs += substr($1, 4)
+	programs = substr($1, 4) + 0
 }
 
 /^# selftests: / {
