@@ -254,4 +254,21 @@ env_pin(struct __test_metadata *_metadata, unsigned int cpu)
 	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
 }
 
+/**
+ * env_released() - wait until the kernel has done with files that were closed
+ * @_metadata:	of the test
+ * @env:	started; the caller is pinned, and was when it closed them
+ * @nr:		how many since the start
+ *
+ * An inode is in passthrough mode until the answer to its last RELEASE.
+ */
+static __maybe_unused void
+env_released(struct __test_metadata *_metadata, struct env *env,
+	     unsigned long nr)
+{
+	ASSERT_EQ(0, ring_server_wait(env->server, FUSE_RELEASE, nr));
+	/* the answers of a queue go out in order */
+	ASSERT_EQ(-ENOENT, env_open("no such file", O_RDONLY));
+}
+
 #endif /* ENV_H */
