@@ -10,13 +10,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define CAP_NONE	-1
+
 /**
- * capabilities_without() - have all permitted capabilities but some in effect
- * @without:	a bit for each, e.g. 1ULL << CAP_SYS_ADMIN; 0: have all
+ * capabilities_without() - have all permitted capabilities but one in effect
+ * @cap:	CAP_SYS_ADMIN and so on, or CAP_NONE: have all
  *
  * Return: 0 or a negative errno.
  */
-static inline int capabilities_without(__u64 without)
+static inline int capabilities_without(int cap)
 {
 	struct __user_cap_header_struct hdr = {
 		.version = _LINUX_CAPABILITY_VERSION_3,
@@ -25,8 +27,10 @@ static inline int capabilities_without(__u64 without)
 
 	if (syscall(SYS_capget, &hdr, data))
 		return -errno;
-	data[0].effective = data[0].permitted & ~without;
-	data[1].effective = data[1].permitted & ~(without >> 32);
+	data[0].effective = data[0].permitted;
+	data[1].effective = data[1].permitted;
+	if (cap != CAP_NONE)
+		data[CAP_TO_INDEX(cap)].effective &= ~CAP_TO_MASK(cap);
 	return syscall(SYS_capset, &hdr, data) ? -errno : 0;
 }
 

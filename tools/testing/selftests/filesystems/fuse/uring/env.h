@@ -79,7 +79,7 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 	ASSERT_EQ(0, mkdir(ENV_MNT, 0755));
 	ASSERT_EQ(0, mount("backing", ENV_BACK, "tmpfs", 0, NULL));
 	env->inotify_fd = inotify_init1(IN_CLOEXEC);
-	ASSERT_LE(0, inotify_add_watch(env->inotify_fd, ENV_BACK, IN_ATTRIB));
+	ASSERT_LE(0, inotify_add_watch(env->inotify_fd, ENV_BACK, IN_MOVE_SELF));
 	fd = open(ENV_BACK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
 	files_init(&env->files, fd);

@@ -7,10 +7,9 @@
  * test is about, so that the order is always the same.
  */
 #define _GNU_SOURCE
-#include <semaphore.h>
-
 #include "env.h"
 #include "ids.h"
+#include "wait.h"
 
 /* An id that ids_get() does not get to */
 #define ONE_ID		1000
@@ -62,13 +61,7 @@ static void step_done(enum step step)
 
 static void step_wait(enum step step)
 {
-	struct timespec end;
-
-	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += RING_PATIENCE;
-	while (sem_timedwait(&hook.step[step], &end)) {
-		if (errno == EINTR)
-			continue;
+	if (wait_for(&hook.step[step])) {
 		fprintf(stderr, "# step %d does not come\n", step);
 		abort();
 	}

@@ -150,15 +150,25 @@ TEST_F(repeat, order_of_checks)
 {
 	int dir_fd = self->env.files.dir_fd;
 	int other = env_file(_metadata, &self->env, "other");
+	/* of a file system as deep as the server allows itself to be */
+	int deep = env_open("file", O_RDONLY);
 
-	ASSERT_EQ(0, capabilities_without(1ULL << CAP_SYS_ADMIN));
+	EXPECT_LE(0, deep);
+	EXPECT_EQ(0, capabilities_without(CAP_SYS_ADMIN));
 	EXPECT_EQ(-EPERM, issue_open(&self->issuer, -1, -1));
-	ASSERT_EQ(0, capabilities_without(0));
+	EXPECT_EQ(0, capabilities_without(CAP_NONE));
 	EXPECT_EQ(-EINVAL, issue_open(&self->issuer, -1, -1));
 	EXPECT_EQ(-EINVAL, issue_open(&self->issuer, self->fd, INT_MIN));
 	EXPECT_EQ(-EBADF, issue_open(&self->issuer, -1, ID));
 	EXPECT_EQ(-EISDIR, issue_open(&self->issuer, dir_fd, ID));
+	EXPECT_EQ(-ELOOP, issue_open(&self->issuer, deep, ID));
 	EXPECT_EQ(-EEXIST, issue_open(&self->issuer, other, ID));
+	/* an id of a command that failed is none */
+	EXPECT_EQ(-EBADF, issue_open(&self->issuer, -1, ID + 1));
+	EXPECT_EQ(-EISDIR, issue_open(&self->issuer, dir_fd, ID + 1));
+	EXPECT_EQ(-ELOOP, issue_open(&self->issuer, deep, ID + 1));
+	EXPECT_EQ(-ENOENT, issue_close(&self->issuer, ID + 1));
+	close(deep);
 	close(other);
 }
 
@@ -282,17 +292,17 @@ TEST_F(repeat, with_other_credentials)
 	gid_t groups[NGROUPS_MAX];
 	int nr;
 
-	ASSERT_EQ(0, capabilities_without(1ULL << CAP_FSETID));
+	ASSERT_EQ(0, capabilities_without(CAP_FSETID));
 	EXPECT_EQ(-EEXIST, issue_open(&self->issuer, self->fd, ID));
-	ASSERT_EQ(0, capabilities_without(0));
+	ASSERT_EQ(0, capabilities_without(CAP_NONE));
 	EXPECT_EQ(ID, issue_open(&self->issuer, self->fd, ID));
 
 	/* which takes some capabilities away: not what is meant here */
 	EXPECT_EQ(0, setfsuid(1));
-	ASSERT_EQ(0, capabilities_without(0));
+	ASSERT_EQ(0, capabilities_without(CAP_NONE));
 	EXPECT_EQ(-EEXIST, issue_open(&self->issuer, self->fd, ID));
 	EXPECT_EQ(1, setfsuid(0));
-	ASSERT_EQ(0, capabilities_without(0));
+	ASSERT_EQ(0, capabilities_without(CAP_NONE));
 	EXPECT_EQ(ID, issue_open(&self->issuer, self->fd, ID));
 
 	EXPECT_EQ(0, setfsgid(1));
