@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The commands without memory: every allocation that one makes is made to fail,
+ * one by one.
+ *
+ * /proc/PID/task/TID/fail-nth makes the nth allocation of a task fail; the task
+ * is the one that issues, so with io-wq and SQPOLL a thread of io_uring. Each
+ * test goes on with the next allocation until there was none to fail. What the
+ * ring allocates for a request is cached by then: each step begins with a
+ * command that fails, so that it is the command whose allocations fail.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+
+#include "env.h"
+#include "issue.h"
+
+/* Not an id that any test uses */
+#define NO_ID		12345678
+/* An id that needs so many nodes in an empty id map */
+#define FAR_ID		0x40000000
+#define FAR_ID_NODES	6
+/* More than a command allocates */
+#define MAX_NTH		100
+
+#define DEBUGFS		"/sys/kernel/debug"
+#define FAILSLAB	DEBUGFS "/failslab/"
+#define FAIL_PAGE	DEBUGFS "/fail_page_alloc/"
+/* The nodes of the id map are of this cache */
+#define NODES_FILTER	"/sys/kernel/slab/radix_tree_node/failslab"
+
+/*
+ * In the order in which they are set, and put back the other way round: there
+ * is no probability as long as a filter is not there.
+ */
+static struct knob {
+	const char *path, *value;
+	char was[16];
+} knobs[] = {
+	{ FAILSLAB "probability", "0" },
+	{ FAILSLAB "times", "-1" },
+	{ FAILSLAB "task-filter", "Y" },
+	{ FAILSLAB "cache-filter", "N" },
+	{ NODES_FILTER, "0" },
+	/* also of those that can wait, which all of the command's can */
+	{ FAILSLAB "ignore-gfp-wait", "N" },
+	{ FAIL_PAGE "ignore-gfp-wait", "N" },
+	{ FAIL_PAGE "min-order", "0" },
+	/* no stack trace for each */
+	{ FAILSLAB "verbose", "0" },
+	{ FAIL_PAGE "verbose", "0" },
+};
+
+#define NR_KNOBS	((int)ARRAY_SIZE(knobs))
+
+static int keeper_pipe[2];
+static pid_t keeper;
+
+static int write_str(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : write(fd, value, strlen(value));
+
+	close(fd);
+	return n < 0 ? -1 : 0;
+}
+
+static int read_str(int dir_fd, const char *path, char *value, size_t size)
+{
+	int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, value, size - 1);
+
+	close(fd);
+	value[n < 0 ? 0 : n] = '\0';
+	return n < 0 ? -1 : 0;
+}
+
+static int set_knobs(void)
+{
+	int i, err = 0;
+
+	for (i = 0; i < NR_KNOBS; i++)
+		err |= write_str(knobs[i].path, knobs[i].value);
+	return err;
+}
+
+static void let_go(void)
+{
+	close(keeper_pipe[1]);
+	waitpid(keeper, NULL, 0);
+}
+
+/* As enable_uring_hold(): however the program ends, they are put back */
+static const char *hold_knobs(void)
+{
+	int i, err = 0;
+	char end;
+
+	if (unshare(CLONE_NEWNS) ||
+	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    (mount("debugfs", DEBUGFS, "debugfs", 0, NULL) && errno != EBUSY))
+		return "no debugfs";
+	for (i = 0; i < NR_KNOBS; i++)
+		err |= read_str(AT_FDCWD, knobs[i].path, knobs[i].was,
+				sizeof(knobs[i].was));
+	if (err || pipe2(keeper_pipe, O_CLOEXEC))
+		return "needs FAILSLAB, FAIL_PAGE_ALLOC, FAULT_INJECTION_DEBUG_FS";
+	keeper = fork();
+	if (!keeper) {
+		setsid();
+		signal(SIGTERM, SIG_IGN);
+		/* it would wait for us, and we for it */
+		close(enable_uring_pipe[1]);
+		close(keeper_pipe[1]);
+		close(STDOUT_FILENO);
+		close(STDERR_FILENO);
+		while (read(keeper_pipe[0], &end, 1) < 0 && errno == EINTR)
+			;
+		write_str(knobs[0].path, "0");
+		for (i = NR_KNOBS; i--;)
+			write_str(knobs[i].path, knobs[i].was);
+		_exit(0);
+	}
+	atexit(let_go);
+	return NULL;
+}
+
+/* Why nothing can be made to fail, or NULL */
+static const char *no_faults;
+
+struct fault {
+	struct env env;
+	struct issuer issuer;
+	/* the file to register */
+	int fd;
+	/* allocations that were made to fail, and commands that did */
+	unsigned int fired, failed;
+};
+
+FIXTURE(fault)
+{
+	struct fault f;
+};
+
+FIXTURE_VARIANT(fault)
+{
+	struct issue_how how;
+};
+
+#define ISSUE_FIXTURE fault
+#include "issue_variants.h"
+
+FIXTURE_SETUP(fault)
+{
+	unsigned int one_worker[2] = { 1, 1 };
+	const char *why = no_faults;
+	int err;
+
+	if (!why)
+		why = env_setup(_metadata, &self->f.env, ENV_INIT);
+	if (why)
+		SKIP(return, "%s", why);
+	env_start(_metadata, &self->f.env, NULL);
+	self->f.fd = env_file(_metadata, &self->f.env, "file");
+	err = issuer_init(&self->f.issuer, &variant->how,
+			  self->f.env.server->dev_fd);
+	if (err == -EOPNOTSUPP)
+		SKIP(return, "liburing is too old");
+	ASSERT_EQ(0, err);
+	/* the next command of io-wq is issued by the thread that is there */
+	ASSERT_EQ(0, io_uring_register_iowq_max_workers(&self->f.issuer.ring,
+							one_worker));
+	/* whatever the test before left */
+	ASSERT_EQ(0, set_knobs());
+}
+
+FIXTURE_TEARDOWN(fault)
+{
+	issuer_exit(&self->f.issuer);
+	close(self->f.fd);
+	env_teardown(_metadata, &self->f.env);
+}
+
+/* Opens a file in /proc of the task that issues, once it has issued a command */
+static int open_task(struct __test_metadata *_metadata, struct fault *f,
+		     const char *what)
+{
+	const struct issue_how *how = &f->issuer.how;
+	const char *name = how->sqe_flags & IOSQE_ASYNC ? "iou-wrk-" :
+			   how->setup_flags & IORING_SETUP_SQPOLL ? "iou-sqp-" :
+								    NULL;
+	char path[80], comm[32];
+	struct dirent *de;
+	int fd = -1;
+	DIR *tasks;
+
+	ASSERT_EQ(-ENOENT, issue_close(&f->issuer, NO_ID));
+	tasks = opendir(name ? "/proc/self/task" : "/proc/thread-self");
+	while ((de = readdir(tasks))) {
+		snprintf(path, sizeof(path), "%.20s/comm", de->d_name);
+		if (name && (read_str(dirfd(tasks), path, comm, sizeof(comm)) ||
+			     strncmp(comm, name, strlen(name))))
+			continue;
+		/* there is one of them */
+		ASSERT_EQ(-1, fd);
+		snprintf(path, sizeof(path), "%.20s/%s", name ? de->d_name : ".",
+			 what);
+		fd = openat(dirfd(tasks), path, O_RDWR | O_CLOEXEC);
+		if (!name)
+			break;
+	}
+	closedir(tasks);
+	ASSERT_LE(0, fd);
+	return fd;
+}
+
+/* Issues a command whose nth allocation fails. Returns false if there is none */
+static bool issue_with_fault(struct __test_metadata *_metadata,
+			     struct fault *f, unsigned int nth,
+			     __u32 cmd_op, int id, int *res)
+{
+	const struct fuse_uring_cmd_req req = {
+		.backing.map.fd = cmd_op == FUSE_IO_URING_CMD_BACKING_OPEN ?
+				  f->fd : 0,
+		.backing.id = id,
+	};
+	int fd = open_task(_metadata, f, "fail-nth");
+	char left[16] = "";
+	bool fired;
+
+	ASSERT_GE(MAX_NTH, nth);
+	ASSERT_LT(0, dprintf(fd, "%u", nth));
+	*res = issue(&f->issuer, cmd_op, &req);
+	ASSERT_LT(0, pread(fd, left, sizeof(left) - 1, 0));
+	ASSERT_LT(0, dprintf(fd, "0"));
+	close(fd);
+	fired = !atoi(left);
+	f->fired += fired;
+	if (*res < 0) {
+		f->failed++;
+		ASSERT_EQ(-ENOMEM, *res);
+		ASSERT_TRUE(fired);
+	}
+	return fired;
+}
+
+/*
+ * Registers a file again and again, with another allocation that fails: one is
+ * the struct fuse_backing, without which the command fails.
+ */
+static void open_with_faults(struct __test_metadata *_metadata,
+			     struct fault *f, int wanted, bool repeat,
+			     unsigned int least)
+{
+	struct issuer *issuer = &f->issuer;
+	int next = wanted ? wanted : 1, res;
+	unsigned int nth = 1;
+	bool fired;
+
+	do {
+		if (repeat)
+			ASSERT_EQ(wanted, issue_open(issuer, f->fd, wanted));
+		fired = issue_with_fault(_metadata, f, nth++,
+					 FUSE_IO_URING_CMD_BACKING_OPEN, wanted,
+					 &res);
+		if (res >= 0)
+			ASSERT_EQ(next, res);
+		/* if it failed no id is left, nor used up */
+		ASSERT_EQ(res < 0 && !repeat ? -ENOENT : 0,
+			  issue_close(issuer, next));
+		ASSERT_EQ(-ENOENT, issue_close(issuer, next));
+		next += res > 0 && !wanted;
+	} while (fired);
+	TH_LOG("%u allocations, %u failed the command", f->fired,
+	       f->failed);
+	EXPECT_EQ(1, f->failed);
+	EXPECT_LE(least, f->fired);
+}
+
+/* A node of the id map is preloaded */
+TEST_F(fault, open)
+{
+	open_with_faults(_metadata, &self->f, 0, false, 2);
+}
+
+TEST_F(fault, wanted)
+{
+	open_with_faults(_metadata, &self->f, 1, false, 2);
+}
+
+/* An id of 31 bits needs a node of the map for every 6 of them */
+TEST_F(fault, far_id)
+{
+	open_with_faults(_metadata, &self->f, FAR_ID, false, 1 + FAR_ID_NODES);
+}
+
+TEST_F(fault, repeat)
+{
+	open_with_faults(_metadata, &self->f, FAR_ID, true, 1);
+}
+
+/* Needs no memory to succeed, whatever freeing by RCU may try to get */
+TEST_F(fault, close)
+{
+	struct issuer *issuer = &self->f.issuer;
+	unsigned int nth = 0;
+	int id, res, fd;
+
+	do {
+		id = issue_open(issuer, self->f.fd, 0);
+		ASSERT_LT(0, id);
+		issue_with_fault(_metadata, &self->f, ++nth,
+				 FUSE_IO_URING_CMD_BACKING_CLOSE, id, &res);
+		ASSERT_EQ(0, res);
+		ASSERT_EQ(-ENOENT, issue_close(issuer, id));
+	} while (self->f.fired == nth);
+	TH_LOG("%u allocations", self->f.fired);
+	/* it would have failed: what the next command asks for does */
+	fd = open_task(_metadata, &self->f, "fail-nth");
+	ASSERT_LT(0, dprintf(fd, "1"));
+	EXPECT_EQ(-ENOENT, issue_close(issuer, NO_ID));
+	EXPECT_EQ(-ENOMEM, issue_open(issuer, self->f.fd, 0));
+	close(fd);
+}
+
+/*
+ * One fault does not make the id map fail: the nodes are preloaded, into a
+ * reserve of each CPU. So have no node at all, until the reserve is used up.
+ * With @step each id needs a node of its own; without, the kernel picks.
+ */
+static void out_of_nodes(struct __test_metadata *_metadata,
+			 struct fault *f, int step)
+{
+	struct issuer *issuer = &f->issuer;
+	int id, first = step ? step : 1, res;
+	int fd = open_task(_metadata, f, "make-it-fail");
+
+	ASSERT_LT(0, dprintf(fd, "1"));
+	ASSERT_EQ(0, write_str(NODES_FILTER, "1"));
+	ASSERT_EQ(0, write_str(FAILSLAB "cache-filter", "Y"));
+	ASSERT_EQ(0, write_str(FAILSLAB "probability", "100"));
+	for (id = first; id < 10000 * first; id += first) {
+		res = issue_open(issuer, f->fd, step ? id : 0);
+		if (res != id)
+			break;
+	}
+	ASSERT_LT(0, dprintf(fd, "0"));
+	close(fd);
+	ASSERT_EQ(0, set_knobs());
+	ASSERT_EQ(-ENOMEM, res);
+	ASSERT_EQ(-ENOENT, issue_close(issuer, id));
+
+	/* and as if nothing had been */
+	EXPECT_EQ(id, issue_open(issuer, f->fd, step ? id : 0));
+	for (; id; id -= first)
+		EXPECT_EQ(0, issue_close(issuer, id));
+}
+
+TEST_F(fault, out_of_nodes)
+{
+	out_of_nodes(_metadata, &self->f, 0);
+}
+
+TEST_F(fault, out_of_nodes_wanted)
+{
+	out_of_nodes(_metadata, &self->f, 0x1000);
+}
+
+int main(int argc, char **argv)
+{
+	enable_uring_hold();
+	no_faults = hold_knobs();
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The end of a connection in the midst of commands.
+ *
+ *	storm [-r ROUNDS] [test harness options]
+ *
+ * Clients open files, each open with a registration of its own in front of the
+ * reply, linked or not. Then the connection is aborted, the mount detached or
+ * forced away, the server killed, or the rings of its queues close. Nothing may
+ * hang, no client may read anything but its file, and nothing may be left.
+ */
+#define _GNU_SOURCE
+#include <glob.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/sysmacros.h>
+
+#include "env.h"
+#include "stress.h"
+
+#define CLIENTS		2
+/* Before what is there already is counted */
+#define WARM_UP		5
+/* Times that it is counted, to have nothing in it that RCU is yet to free */
+#define SETTLE		15
+/* Seconds after which something hangs; a debugging kernel is slow */
+#define PATIENCE	120
+
+enum kind { ABORT, DETACH, FORCE, KILL, RING_EXIT };
+
+/* Shared by the test and the server, a process of its own */
+static struct storm {
+	/* goes up with each event: a futex */
+	__u32 events;
+	__u32 ready;
+	/* registrations for an open, linked or not */
+	__u32 linked, unlinked;
+	/* commands that failed before the end */
+	__u32 failed;
+	/* the connection may be ending now, and queues' threads have to */
+	__u32 ending, exit_rings;
+	__u32 rings_exited;
+} *storm;
+
+static unsigned long rounds;
+
+static __u32 load(__u32 *p)
+{
+	return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
+
+static void count(__u32 *p)
+{
+	__atomic_add_fetch(p, 1, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&storm->events, 1, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &storm->events, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+#define WAIT_FOR(condition) do {					\
+	const struct timespec patience = { .tv_sec = PATIENCE };	\
+	__u32 seen;							\
+									\
+	while (seen = load(&storm->events), !(condition))		\
+		ASSERT_FALSE(syscall(SYS_futex, &storm->events,		\
+				     FUTEX_WAIT, seen, &patience, NULL,	\
+				     0) && errno == ETIMEDOUT)		\
+			TH_LOG("%s does not come", #condition);		\
+} while (0)
+
+/* The server's process */
+
+static __u32 next_id = 1;
+static unsigned int front_flags;
+
+/* Every open has an id. Every other one is left for the end of the connection */
+static bool reply(struct ring_req *req)
+{
+	const struct fuse_release_in *release = req->op;
+	struct io_uring_sqe *sqe;
+	bool linked;
+
+	if (req->in.opcode == FUSE_RELEASE && release->fh % 4 < 2) {
+		sqe = ring_queue_cmd(req->queue,
+				     FUSE_IO_URING_CMD_BACKING_CLOSE, 0);
+		fuse_cmd_req(sqe)->backing.id = release->fh;
+	}
+	if (req->in.opcode != FUSE_OPEN || !req->queue)
+		return true;
+	req->open->fh = __atomic_fetch_add(&next_id, 1, __ATOMIC_SEQ_CST);
+	req->open->backing_id = req->open->fh;
+	req->open->open_flags = FOPEN_PASSTHROUGH;
+	linked = req->open->fh % 2;
+	sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_OPEN,
+			     linked ? (uintptr_t)req : 0);
+	fuse_cmd_req(sqe)->backing.map.fd = req->node->fd;
+	fuse_cmd_req(sqe)->backing.id = req->open->backing_id;
+	if (linked)
+		sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS |
+			     front_flags;
+	count(linked ? &storm->linked : &storm->unlinked);
+	if (load(&storm->exit_rings)) {
+		req->queue->exit = true;
+		count(&storm->rings_exited);
+	}
+	return true;
+}
+
+static void cqe(struct ring_queue *queue, __u64 data, int res)
+{
+	if (res < 0 && !load(&storm->ending))
+		count(&storm->failed);
+	/* the commit was linked, and did not run */
+	if (data && res < 0)
+		ring_req_commit((struct ring_req *)(uintptr_t)data);
+}
+
+/* Serves until the other end of @fd is closed */
+static int serve(struct env *env, unsigned int round, int fd)
+{
+	const struct ring_server_cfg cfg = {
+		.init_flags = ENV_INIT,
+		.max_stack_depth = 1,
+		.handle = files_handle,
+		.hooks = { .reply = reply, .cqe = cqe },
+		.priv = env,
+	};
+	char c;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	front_flags = round % 2 ? IOSQE_ASYNC : 0;
+	if (ring_server_start(&env->server, ENV_MNT, &cfg))
+		return 1;
+	count(&storm->ready);
+	if (read(fd, &c, 1))
+		return 1;
+	/* EBUSY is for whoever looks at the mount table */
+	ring_server_stop(env->server);
+	return 0;
+}
+
+/* The test's process, with the clients as its threads */
+
+struct client {
+	pthread_t thread;
+	char name[2];
+	int dir_fd;
+	bool stop;
+	__u32 opens, failed, wrong;
+};
+
+static void *run_client(void *arg)
+{
+	struct client *c = arg;
+	int fd;
+
+	while (!__atomic_load_n(&c->stop, __ATOMIC_SEQ_CST)) {
+		fd = openat(c->dir_fd, c->name, O_RDWR | O_CLOEXEC);
+		if (fd < 0) {
+			count(&c->failed);
+			sched_yield();
+			continue;
+		}
+		errno = 0;
+		/* the same again, or an error */
+		if (!env_is(fd, c->name) && !errno)
+			count(&c->wrong);
+		if (pwrite(fd, c->name, 1, ENV_FILE_SZ) < 0)
+			count(&c->failed);
+		close(fd);
+		count(&c->opens);
+	}
+	return NULL;
+}
+
+struct storm_test {
+	struct env env;
+	struct client clients[CLIENTS];
+	unsigned long opens, linked, unlinked;
+};
+
+FIXTURE(storm)
+{
+	struct storm_test t;
+};
+
+FIXTURE_VARIANT(storm)
+{
+	enum kind kind;
+};
+
+FIXTURE_VARIANT_ADD(storm, abort) { .kind = ABORT };
+FIXTURE_VARIANT_ADD(storm, detach) { .kind = DETACH };
+FIXTURE_VARIANT_ADD(storm, force) { .kind = FORCE };
+FIXTURE_VARIANT_ADD(storm, kill) { .kind = KILL };
+FIXTURE_VARIANT_ADD(storm, ring_exit) { .kind = RING_EXIT };
+
+FIXTURE_SETUP(storm)
+{
+	const char *missing = env_setup(_metadata, &self->t.env, ENV_INIT);
+	int i;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_TRUE(!mount("none", "/sys/fs/fuse/connections", "fusectl", 0,
+			   NULL) || errno == EBUSY);
+	storm = mmap(NULL, sizeof(*storm), PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, storm);
+	for (i = 0; i < CLIENTS; i++) {
+		self->t.clients[i].name[0] = '0' + i;
+		close(env_file(_metadata, &self->t.env, self->t.clients[i].name));
+	}
+}
+
+/* That nothing holds a backing file is seen here */
+FIXTURE_TEARDOWN(storm)
+{
+	env_teardown(_metadata, &self->t.env);
+}
+
+static unsigned int client_opens(struct client *clients)
+{
+	unsigned int n = 0, i;
+
+	for (i = 0; i < CLIENTS; i++)
+		n += load(&clients[i].opens);
+	return n;
+}
+
+static int abort_connection(dev_t dev)
+{
+	char path[64];
+	int fd, err;
+
+	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort",
+		 minor(dev));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	err = fd < 0 || write(fd, "1", 1) != 1;
+	close(fd);
+	return err;
+}
+
+static void one_round(struct __test_metadata *_metadata,
+		      struct storm_test *t, enum kind kind, unsigned int round)
+{
+	struct client *c = t->clients;
+	unsigned int opens, i;
+	struct stat st;
+	int to[2];
+	pid_t pid;
+
+	memset(storm, 0, sizeof(*storm));
+	ASSERT_EQ(0, pipe2(to, O_CLOEXEC));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(to[1]);
+		_exit(serve(&t->env, round, to[0]));
+	}
+	close(to[0]);
+	WAIT_FOR(load(&storm->ready));
+	ASSERT_EQ(0, stat(ENV_MNT, &st));
+	for (i = 0; i < CLIENTS; i++) {
+		c[i].stop = false;
+		c[i].opens = 0;
+		c[i].failed = 0;
+		c[i].dir_fd = open(ENV_MNT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		ASSERT_LE(0, c[i].dir_fd);
+		ASSERT_EQ(0, pthread_create(&c[i].thread, NULL, run_client,
+					    &c[i]));
+	}
+	WAIT_FOR(client_opens(c) > round % 8);
+	/* not at an event, but anywhere */
+	usleep(rand() % 500);
+	/* but for DETACH, where it goes on while there are clients */
+	storm->ending = kind != DETACH;
+
+	switch (kind) {
+	case ABORT:
+		ASSERT_EQ(0, abort_connection(st.st_dev));
+		break;
+	case DETACH:
+		ASSERT_EQ(0, umount2(ENV_MNT, MNT_DETACH));
+		opens = client_opens(c);
+		WAIT_FOR(client_opens(c) > opens);
+		storm->ending = true;
+		break;
+	case FORCE:
+		ASSERT_EQ(0, umount2(ENV_MNT, MNT_FORCE | MNT_DETACH));
+		break;
+	case KILL:
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		break;
+	case RING_EXIT:
+		count(&storm->exit_rings);
+		WAIT_FOR(load(&storm->rings_exited));
+		/* before, while or after the kernel ends the ring */
+		usleep(rand() % 5000);
+		/* who waits now would wait for ever */
+		ASSERT_EQ(0, abort_connection(st.st_dev));
+		break;
+	}
+	for (i = 0; i < CLIENTS; i++) {
+		if (kind != DETACH)
+			WAIT_FOR(load(&c[i].failed));
+		__atomic_store_n(&c[i].stop, true, __ATOMIC_SEQ_CST);
+		pthread_join(c[i].thread, NULL);
+		ASSERT_EQ(0, c[i].wrong);
+		close(c[i].dir_fd);
+	}
+	close(to[1]);
+	ASSERT_EQ(kind == KILL ? SIGKILL : 0, wait_for(pid, PATIENCE));
+	ASSERT_EQ(0, storm->failed);
+	umount2(ENV_MNT, MNT_DETACH);
+	t->opens += client_opens(c);
+	t->linked += storm->linked;
+	t->unlinked += storm->unlinked;
+}
+
+/* Caches by name, as they can be merged */
+#define SLABS	"/sys/kernel/slab/{kmalloc-*,fuse_*,cred*,filp,io_kiocb," \
+		"mnt_cache,radix_tree_node,task_struct}"
+
+/* The objects of each cache; if not @first, the least that was ever seen */
+static void take_counts(struct __test_metadata *_metadata, glob_t *slabs,
+			long *counts, bool first)
+{
+	char path[128];
+	size_t i;
+	FILE *f;
+	long n;
+	int fd;
+
+	fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	ASSERT_EQ(1, write(fd, "3", 1));
+	close(fd);
+	for (i = 0; i < slabs->gl_pathc; i++) {
+		snprintf(path, sizeof(path), "%s/objects", slabs->gl_pathv[i]);
+		f = fopen(path, "re");
+		ASSERT_NE(NULL, f);
+		/*
+		 * What is free but kept for a CPU counts: up to 60 objects for
+		 * each (sheaf_capacity), as soon as it needs one
+		 */
+		snprintf(path, sizeof(path), "%s/shrink", slabs->gl_pathv[i]);
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+		ASSERT_EQ(1, write(fd, "1", 1));
+		ASSERT_EQ(1, fscanf(f, "%ld", &n));
+		if (first || n < counts[i])
+			counts[i] = n;
+		fclose(f);
+		close(fd);
+	}
+}
+
+TEST_F_TIMEOUT(storm, rounds, 36000)
+{
+	long was[256], now[256], limit = rounds / 2;
+	glob_t slabs;
+	time_t end;
+	bool more;
+	size_t i;
+
+	/* fewer would not tell */
+	ASSERT_LE(20, rounds);
+	/* CONFIG_SLUB_DEBUG */
+	ASSERT_EQ(0, glob(SLABS, GLOB_BRACE, NULL, &slabs));
+	ASSERT_GT(ARRAY_SIZE(was), slabs.gl_pathc);
+	for (i = 0; i < WARM_UP; i++)
+		one_round(_metadata, &self->t, variant->kind, i);
+	for (i = 0; i < SETTLE; i++) {
+		take_counts(_metadata, &slabs, was, !i);
+		usleep(200000);
+	}
+	for (i = 0; i < rounds; i++)
+		one_round(_metadata, &self->t, variant->kind, i);
+	TH_LOG("%lu rounds, %lu opens, %lu linked, %lu not", rounds,
+	       self->t.opens, self->t.linked, self->t.unlinked);
+	EXPECT_LT(0, self->t.linked);
+	EXPECT_LT(0, self->t.unlinked);
+
+	/* RCU frees for a while; what each round leaves, stays */
+	end = time(NULL) + PATIENCE;
+	take_counts(_metadata, &slabs, now, true);
+	do {
+		usleep(200000);
+		take_counts(_metadata, &slabs, now, false);
+		for (i = 0, more = false; i < slabs.gl_pathc; i++)
+			more |= now[i] - was[i] >= limit;
+	} while (more && time(NULL) < end);
+	for (i = 0; i < slabs.gl_pathc; i++) {
+		EXPECT_GT(limit, now[i] - was[i])
+			TH_LOG("%s leaks", slabs.gl_pathv[i]);
+	}
+	globfree(&slabs);
+}
+
+int main(int argc, char **argv)
+{
+	rounds = take_option(&argc, argv, "-r", 25);
+	enable_uring_hold();
+	return test_harness_run(argc, argv);
+}
