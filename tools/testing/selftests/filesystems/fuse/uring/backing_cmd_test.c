@@ -531,47 +531,55 @@ static void rewrite_at(struct rewriter *r, __u32 *word)
  */
 TEST_F(cmd, sqe_is_rewritten_meanwhile)
 {
+	const __u32 map_fd = 24 / 4, backing_id = 40 / 4;
+	struct ring_node *node = files_node(&self->env.files, "file");
 	struct rewriter r = { };
 	struct issuer ioctl;
 	pthread_t thread;
 	bool ok = true;
-	int i;
+	int i, fd, opened = 0;
 
 	start(_metadata, &self->env, &self->issuer, NULL);
 	ASSERT_EQ(0, issuer_init(&ioctl, &how_ioctl, self->env.server->dev_fd));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, rewrite, &r));
-	/* id i: closed by the command, or opened by it */
+	env_pin(_metadata, 0);
+	/* in each round id i is closed by the command, or opened by it */
 	for (i = 1; ok && i <= 24 * 40; i++) {
-		__u32 op = i % 2 ? OPEN : CLOSE, at = i / 2 % 12;
+		__u32 op = i % 2 ? OPEN : CLOSE, word = i / 2 % 12;
 		struct fuse_uring_cmd_req req = { };
 		int res, bad = -EINVAL;
 
-		if (op == CLOSE) {
-			req.backing.id = issue_open(&ioctl, self->back, 0);
-			ok = req.backing.id == i;
-		} else {
+		if (op == OPEN)
 			req.backing.map.fd = self->back;
-		}
-		r.value[0] = ((__u32 *)&req)[at];
-		r.value[1] = at == 10 ? -1 : 1;
-		if (op == OPEN && at == 6) {
+		else
+			req.backing.id = issue_open(&ioctl, self->back, 0);
+		r.value[0] = ((__u32 *)&req)[word];
+		r.value[1] = word == backing_id ? -1 : 1;
+		if (op == OPEN && word == map_fd) {
 			r.value[1] = self->env.files.dir_fd;
 			bad = -EISDIR;
 		}
 		rewrite_at(&r, (__u32 *)fuse_cmd_req(issue_sqe(&self->issuer, op,
-							       &req)) + at);
+							       &req)) + word);
 		res = issue_wait(&self->issuer);
 		rewrite_at(&r, NULL);
 
-		if (op == OPEN && res == bad)
-			ok = ok && issue_open(&ioctl, self->back, 0) == i;
-		else if (res != bad)
-			ok = ok && res == (op == OPEN ? i : 0);
-		/* as the kernel has it */
+		ok = res == bad || res == (op == OPEN ? i : 0);
+		if (op == OPEN && res == bad) {
+			/* it has taken no id */
+			ok = issue_open(&ioctl, self->back, 0) == i;
+		} else if (op == OPEN && word == map_fd) {
+			/* it has taken the file that it has looked at */
+			node->backing_id = i;
+			fd = env_open("file", O_RDONLY);
+			ok = ok && env_is(fd, "file");
+			close(fd);
+			env_released(_metadata, &self->env, ++opened);
+		}
 		ok = ok && issue_close(&ioctl, i) ==
 			   (op == CLOSE && !res ? -ENOENT : 0);
 		EXPECT_TRUE(ok) {
-			TH_LOG("command %u, word %u: %d", op, at, res);
+			TH_LOG("command %u, word %u: %d", op, word, res);
 		}
 	}
 	__atomic_store_n(&r.stop, true, __ATOMIC_SEQ_CST);
