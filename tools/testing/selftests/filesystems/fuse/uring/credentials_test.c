@@ -10,7 +10,7 @@
 #define _GNU_SOURCE
 #include <sys/wait.h>
 
-#include "caps.h"
+#include "cap.h"
 #include "env.h"
 #include "issue.h"
 

@@ -8,7 +8,7 @@
 #include <sys/fsuid.h>
 #include <sys/wait.h>
 
-#include "caps.h"
+#include "cap.h"
 #include "env.h"
 #include "issue.h"
 
