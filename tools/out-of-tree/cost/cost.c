@@ -31,7 +31,12 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-#include "backing_env.h"
+#include "enable_uring.h"
+#include "ids.h"
+#include "issue.h"
+
+#define BACK		"/tmp/back"
+#define MNT		"/tmp/mnt"
 
 #define MAX_OPENERS	32
 /* In all of a measurement, by however many openers */
@@ -39,7 +44,7 @@
 #define WARM_UP		512
 /* and when system calls are traced */
 #define TRACED		256
-#define MEMORY_IDS	100000
+#define MEMORY_FILES	100000
 /* Ids that were opened and closed before: three levels of the id map */
 #define AGE		300000
 #define TRACING		"/sys/kernel/tracing"
@@ -50,14 +55,17 @@ enum way {
 	IOCTL,
 	SEPARATE,
 	LINKED,
+	UNLINKED,
+	COMMITTED,
+	LOOKUP,
 	SQPOLL,
 	AGED,
 	NR_WAYS,
 };
 
 static const char * const way_name[NR_WAYS] = {
-	"plain", "registered", "ioctl", "separate", "linked", "sqpoll",
-	"aged",
+	"plain", "registered", "ioctl", "separate", "linked", "unlinked",
+	"committed", "lookup", "sqpoll", "aged",
 };
 
 /* How the server submits, a sum of these */
@@ -68,14 +76,16 @@ static const char * const submit_name[] = {
 	"simple", "defer", "fixed", "defer+fixed",
 };
 
-static struct backing_env env;
+static struct ring_server *server;
+static struct issuer issuer;
+static struct files files;
+static struct ids ids;
 
 /* For the hooks, which run in the thread of the one queue */
 static enum way way;
+static bool fixed;
+static struct ring_queue *queue;
 static pid_t server_tid;
-/* the ids that are not in use: those of the openers, behind the ballast */
-static int free_ids[2 * MAX_OPENERS];
-static int nr_free;
 
 static __attribute__((noreturn, format(printf, 1, 2))) void
 die(const char *fmt, ...)
@@ -109,77 +119,131 @@ static void set_fifo(bool on)
 		die("sched_setscheduler: %s", strerror(errno));
 }
 
-static void prep_open(struct io_uring_sqe *sqe, int dev_fd, void *arg)
+static void setup(struct ring_queue *q)
 {
-	backing_cmd_prep_open(sqe, dev_fd, *(int *)arg);
+	queue = q;
+	server_tid = gettid();
+	set_fifo(true);
+	if (!fixed)
+		return;
+	check("ring", io_uring_register_ring_fd(&q->ring) == 1 ? 0 : -EINVAL);
+	check("device", io_uring_register_files(&q->ring, &q->server->dev_fd,
+						1));
 }
 
-static int hook_open(struct ring_req *req, struct ring_node *node,
-		     struct fuse_open_out *out)
+static void finish_sqe(struct io_uring_sqe *sqe)
 {
-	struct fuse_backing_map map = { .fd = node->fd };
-	int id = 0;
-
-	if (!server_tid) {
-		server_tid = gettid();
-		set_fifo(true);
+	if (fixed) {
+		sqe->fd = 0;
+		sqe->flags |= IOSQE_FIXED_FILE;
 	}
-	out->fh = 0;
+}
+
+static void sqe(struct ring_queue *q, struct ring_req *req,
+		struct io_uring_sqe *sqe)
+{
+	finish_sqe(sqe);
+	if (req && req->fd >= 0) {
+		fuse_cmd_req(sqe)->flags = FUSE_URING_COMMIT_BACKING;
+		fuse_cmd_req(sqe)->backing.map.fd = req->fd;
+	}
+}
+
+static void set_id(struct ring_req *req, int id)
+{
+	check("backing id", id);
+	req->open->open_flags = FOPEN_PASSTHROUGH;
+	req->open->backing_id = id;
+	req->open->fh = id;
+}
+
+static bool answer_open(struct ring_req *req)
+{
+	struct fuse_backing_map map = { .fd = req->node->fd };
+	struct io_uring_sqe *sqe;
+	int id;
 
 	switch (way) {
 	case IOCTL:
 	case AGED:
-		id = ioctl(ring_server_dev_fd(req->server),
-			   FUSE_DEV_IOC_BACKING_OPEN, &map);
-		if (id < 0)
-			return -errno;
+		id = ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN,
+			   &map);
+		set_id(req, id < 0 ? -errno : id);
 		break;
 	case SEPARATE:
-		id = ring_queue_cmd(req->queue, prep_open, &node->fd);
-		if (id < 0)
-			return id;
-		break;
+		sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_OPEN,
+				     (uintptr_t)req);
+		fuse_cmd_req(sqe)->backing.map.fd = req->node->fd;
+		finish_sqe(sqe);
+		return false;
 	case LINKED:
+	case UNLINKED:
 	case SQPOLL:
-		if (!nr_free)
-			return -ENFILE;
-		id = free_ids[--nr_free];
-		req->link_fd = node->fd;
+		sqe = ids_queue_open(req, ids_get(&ids, req->node));
+		if (way == UNLINKED)
+			sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+		finish_sqe(sqe);
+		break;
+	case COMMITTED:
+		req->fd = req->node->fd;
+		break;
+	case LOOKUP:
+		req->open->open_flags = FOPEN_PASSTHROUGH;
 		break;
 	default:
-		return 0;
+		break;
 	}
-	out->open_flags = FOPEN_PASSTHROUGH;
-	out->backing_id = id;
-	out->fh = id;
-	return 0;
+	return true;
 }
 
-static void hook_release(struct ring_req *req, struct ring_node *node)
+static void answer_release(struct ring_req *req)
 {
 	const struct fuse_release_in *in = req->op;
 	__u32 id = in->fh;
 
-	(void)node;
-	switch (id ? way : PLAIN) {
+	switch (way) {
 	case IOCTL:
 	case AGED:
 		check("FUSE_DEV_IOC_BACKING_CLOSE",
-		      ioctl(ring_server_dev_fd(req->server),
-			    FUSE_DEV_IOC_BACKING_CLOSE, &id) ? -errno : 0);
-		break;
-	case SEPARATE:
-		ring_queue_close_id(req->queue, id);
+		      ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE,
+			    &id) ? -errno : 0);
 		break;
 	case LINKED:
+	case UNLINKED:
 	case SQPOLL:
-		/* what opens next is submitted behind it */
-		ring_queue_close_id(req->queue, id);
-		free_ids[nr_free++] = id;
+		id = ids_put(&ids, req->node);
+		if (!id)
+			break;
+		/* fallthrough */
+	case SEPARATE:
+		finish_sqe(ids_queue_close(req->queue, id));
 		break;
 	default:
 		break;
 	}
+}
+
+static bool reply(struct ring_req *req)
+{
+	if (req->in.opcode == FUSE_OPEN)
+		return answer_open(req);
+	if (req->in.opcode == FUSE_RELEASE)
+		answer_release(req);
+	/* once, and then it is in the cache */
+	if (req->in.opcode == FUSE_LOOKUP && way == LOOKUP)
+		req->fd = req->node->fd;
+	return true;
+}
+
+static void cqe(struct ring_queue *q, __u64 data, int res)
+{
+	struct ring_req *req = (void *)(uintptr_t)data;
+
+	check(way_name[way], res);
+	if (!req)
+		return;
+	set_id(req, res);
+	ring_req_commit(req);
 }
 
 static void opener_name(char *name, int i)
@@ -187,76 +251,92 @@ static void opener_name(char *name, int i)
 	sprintf(name, "f%d", i);
 }
 
-static void start(bool sqpoll, int submit)
+static int open_back(const char *name)
 {
-	const struct backing_how how = { .setup_flags = IORING_SETUP_SQE128 };
+	int fd = openat(files.dir_fd, name, O_PATH | O_CLOEXEC);
+
+	if (fd < 0)
+		die("%s: %s", name, strerror(errno));
+	return fd;
+}
+
+static void start(enum way w, int submit)
+{
+	const struct issue_how how = { };
 	const struct ring_server_cfg cfg = {
-		.init_flags = BACKING_INIT,
+		.init_flags = FUSE_OVER_IO_URING | FUSE_PASSTHROUGH |
+			      FUSE_COMMIT_BACKING,
+		.max_stack_depth = 1,
 		.depth = MAX_OPENERS,
-		.ring_flags = sqpoll ? IORING_SETUP_SQPOLL :
+		.ring_flags = w == SQPOLL ? IORING_SETUP_SQPOLL :
 			      submit & DEFER ? IORING_SETUP_SINGLE_ISSUER |
 					       IORING_SETUP_DEFER_TASKRUN : 0,
-		.fixed = submit & FIXED,
-		.cache_secs = 1000000,
-		.open = hook_open,
-		.release = hook_release,
+		.handle = files_handle,
+		.hooks = { .setup = setup, .sqe = sqe, .reply = reply,
+			   .cqe = cqe },
+		.priv = &files,
 	};
+	int fd = open(BACK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
+	check(BACK, fd < 0 ? -errno : 0);
 	/* of a server before this one a million ids can be left to be freed */
 	sleep(2);
-	way = PLAIN;
-	server_tid = 0;
-	check("server", backing_env_start(&env, &how, &cfg));
-	if (ring_server_nr_queues(env.server) != 1)
-		die("there is more than one CPU");
+	way = w;
+	fixed = submit & FIXED;
+	memset(&files, 0, sizeof(files));
+	files_init(&files, fd);
+	files.cache_secs = 1000000;
+	memset(&ids, 0, sizeof(ids));
+	pthread_mutex_init(&ids.lock, NULL);
+	check("server", ring_server_start(&server, MNT, &cfg));
+	if (server->nr_queues != 1)
+		die("there is more than one CPU, or no io_uring");
+	check("ring", issuer_init(&issuer, &how, server->dev_fd));
+}
+
+static void stop(void)
+{
+	issuer_exit(&issuer);
+	check("stop", ring_server_stop(server));
+	files_exit(&files);
 }
 
 static void register_id(int fd, int id)
 {
-	int ret = backing_issue_open_id(&env.issuer, fd, id);
+	int ret = issue_open(&issuer, fd, id);
 
 	check("BACKING_OPEN", ret);
 	if (ret != id)
 		die("BACKING_OPEN: %d instead of %d", ret, id);
 }
 
-/* Ids that are only there: 1 to @to, all with one O_PATH fd */
+/* Ids that are only there: @from to @to, all with one O_PATH fd */
 static void ballast(int from, int to)
 {
-	int fd = open_back(&env, "f0", O_PATH);
+	int fd = open_back("f0");
 	int id;
 
-	check("f0", fd);
 	for (id = from; id <= to; id++)
 		register_id(fd, id);
 	close(fd);
-
-	/* as the lowest fd is taken: the ids in use stay dense */
-	for (nr_free = 0; nr_free < 2 * MAX_OPENERS; nr_free++)
-		free_ids[nr_free] = to + 2 * MAX_OPENERS - nr_free;
+	ids.last = to;
 }
 
 /* For the way with files that are registered beforehand */
 static void register_openers(bool on)
 {
-	static int ids[MAX_OPENERS];
+	struct ring_node *node;
 	char name[16];
-	int i, fd;
+	int i;
 
 	for (i = 0; i < MAX_OPENERS; i++) {
 		opener_name(name, i);
-		if (on) {
-			fd = open_back(&env, name, O_PATH);
-			check(name, fd);
-			ids[i] = backing_issue_open(&env.issuer, fd);
-			check("BACKING_OPEN", ids[i]);
-			close(fd);
-		} else {
+		node = files_node(&files, name);
+		if (!on)
 			check("BACKING_CLOSE",
-			      backing_issue_close(&env.issuer, ids[i]));
-		}
-		check(name, ring_server_set_backing(env.server, name,
-						    on ? ids[i] : 0));
+			      issue_close(&issuer, node->backing_id));
+		node->backing_id = on ? issue_open(&issuer, node->fd, 0) : 0;
+		check("BACKING_OPEN", node->backing_id);
 	}
 }
 
@@ -265,11 +345,11 @@ static int rounds_each;
 
 static void *opener(void *arg)
 {
-	char name[16], path[PATH_MAX];
+	char name[16], path[32];
 	int i, fd;
 
 	opener_name(name, (intptr_t)arg);
-	snprintf(path, sizeof(path), "%s/%s", env.mnt, name);
+	snprintf(path, sizeof(path), MNT "/%s", name);
 	set_fifo(true);
 	pthread_barrier_wait(&begin);
 	for (i = 0; i < rounds_each; i++) {
@@ -371,22 +451,15 @@ static __u64 sq_thread_ns(void)
 
 static void snapshot(struct counts *c)
 {
-	struct ring_server_stats stats;
 	char path[64];
 
-	ring_server_stats(env.server, &stats);
-	if (stats.links_failed || stats.closes_failed || stats.overflows)
-		die("%s: %lu links and %lu closes failed, %lu CQEs too many",
-		    way_name[way], stats.links_failed, stats.closes_failed,
-		    stats.overflows);
-	c->cqes = stats.cqes;
+	if (*queue->ring.cq.koverflow)
+		die("%s: too many CQEs", way_name[way]);
+	/* all that were taken */
+	c->cqes = *queue->ring.cq.khead;
 	c->switches = file_number("/proc/stat", "ctxt", 1);
-	c->wakeups = 0;
-	if (server_tid) {
-		snprintf(path, sizeof(path), "/proc/self/task/%d/status",
-			 server_tid);
-		c->wakeups = file_number(path, "voluntary_ctxt_switches:", 1);
-	}
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", server_tid);
+	c->wakeups = file_number(path, "voluntary_ctxt_switches:", 1);
 	c->sq_thread = sq_thread_ns();
 	c->own = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	c->insns = __rdtsc();
@@ -415,7 +488,7 @@ static int trace_syscalls(pid_t tid)
  */
 static void run(int openers, int rounds, bool traced, struct counts *c)
 {
-	unsigned long released = ring_server_count(env.server, FUSE_RELEASE);
+	unsigned long released = ring_server_count(server, FUSE_RELEASE);
 	pthread_t threads[MAX_OPENERS];
 	struct counts before, after;
 	__u64 insns;
@@ -440,7 +513,7 @@ static void run(int openers, int rounds, bool traced, struct counts *c)
 	set_fifo(false);
 	pthread_barrier_wait(&end);
 	/* RELEASE has no answer that a client waits for; not idle meanwhile */
-	while (ring_server_count(env.server, FUSE_RELEASE) < released + rounds)
+	while (ring_server_count(server, FUSE_RELEASE) < released + rounds)
 		sched_yield();
 	insns = __rdtsc();
 	profile_end();
@@ -471,11 +544,10 @@ static double per_round(double n)
 	return n / ROUNDS;
 }
 
-static void measure(enum way w, int submit, int openers, int ids)
+static void measure(int submit, int openers, int nr_ids)
 {
 	struct counts c, traced;
 
-	way = w;
 	if (way == REGISTERED)
 		register_openers(true);
 	run(openers, WARM_UP, false, &c);
@@ -488,7 +560,7 @@ static void measure(enum way w, int submit, int openers, int ids)
 		die("%s: the CPU was idle", way_name[way]);
 
 	printf("round\t%s\t%s\t%d\t%d\t%.1f\t%.3f\t%.3f\t%.3f\t%.3f\t%.1f\t%.1f\n",
-	       way_name[way], submit_name[submit], openers, ids,
+	       way_name[way], submit_name[submit], openers, nr_ids,
 	       per_round(c.insns),
 	       (double)traced.syscalls / TRACED, per_round(c.cqes),
 	       per_round(c.wakeups), per_round(c.switches),
@@ -498,16 +570,14 @@ static void measure(enum way w, int submit, int openers, int ids)
 
 static void age(void)
 {
-	int dev_fd = ring_server_dev_fd(env.server), fd, i;
+	int fd = open_back("f0"), i;
 	struct fuse_backing_map map;
 	__u32 id;
 
-	fd = open_back(&env, "f0", O_PATH);
-	check("f0", fd);
 	for (i = 0; i < AGE; i++) {
 		map = (struct fuse_backing_map){ .fd = fd };
-		id = ioctl(dev_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
-		if (ioctl(dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id))
+		id = ioctl(server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+		if (ioctl(server->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id))
 			die("BACKING_CLOSE: %s", strerror(errno));
 	}
 	close(fd);
@@ -523,29 +593,29 @@ static int next(int openers)
  * With a server of its own. What an id costs that the kernel picks depends on
  * how many it has picked before.
  */
-static void measure_fresh(enum way w, int submit, int openers, int ids)
+static void measure_fresh(enum way w, int submit, int openers, int nr_ids)
 {
-	start(w == SQPOLL, submit);
-	ballast(1, ids);
+	start(w, submit);
+	ballast(1, nr_ids);
 	if (w == AGED)
 		age();
-	measure(w, submit, openers, ids);
-	check("stop", backing_env_stop(&env));
+	measure(submit, openers, nr_ids);
+	stop();
 }
 
 /* The same, but one server for all openers: many ids take long to register */
 static void measure_many(enum way w, int submit)
 {
-	static const int ids[] = { 0, 100000, 1000000 };
+	static const int nr_ids[] = { 0, 100000, 1000000 };
 	int openers, i;
 
-	start(w == SQPOLL, submit);
+	start(w, submit);
 	for (i = 1; i < 3; i++) {
-		ballast(ids[i - 1] + 1, ids[i]);
+		ballast(nr_ids[i - 1] + 1, nr_ids[i]);
 		for (openers = 1; openers <= 32; openers = next(openers))
-			measure(w, submit, openers, ids[i]);
+			measure(submit, openers, nr_ids[i]);
 	}
-	check("stop", backing_env_stop(&env));
+	stop();
 }
 
 static void do_rounds(int rotate)
@@ -602,6 +672,65 @@ static long slab(void)
 	return file_number("/proc/meminfo", "Slab:", 1) * 1024;
 }
 
+static void print_memory(const char *what, bool own, long before)
+{
+	printf("memory\t%s\t%s\t%.1f\n", what, own ? "own" : "shared",
+	       (double)(slab() - before) / MEMORY_FILES);
+}
+
+/* Answers LOOKUP of anything with another regular file */
+static int handle_lookup(struct ring_req *req)
+{
+	static __u64 nodeid = FUSE_ROOT_ID;
+	struct fuse_entry_out *out = req->out;
+
+	if (req->in.opcode != FUSE_LOOKUP)
+		return files_handle(req);
+	*out = (struct fuse_entry_out) {
+		.nodeid = ++nodeid,
+		.generation = 1,
+		.entry_valid = 1000000,
+		.attr_valid = 1000000,
+		.attr = { .ino = nodeid, .mode = S_IFREG | 0644, .nlink = 1 },
+	};
+	return sizeof(*out);
+}
+
+static int memory_fd;
+
+static bool reply_memory(struct ring_req *req)
+{
+	req->fd = req->in.opcode == FUSE_LOOKUP ? memory_fd : -1;
+	return true;
+}
+
+/* The inodes of the directory, with a file that all share or one of their own */
+static void do_inodes(const char *what, bool own)
+{
+	struct stat st;
+	char path[32];
+	long before;
+	int i;
+
+	start(PLAIN, DEFER | FIXED);
+	server->cfg.handle = handle_lookup;
+	server->cfg.hooks.reply = reply_memory;
+	before = slab();
+	memory_fd = strcmp(what, "inode") ? open_back("f0") : -1;
+	for (i = 0; i < MEMORY_FILES; i++) {
+		if (own && memory_fd >= 0) {
+			close(memory_fd);
+			memory_fd = open_back("f0");
+		}
+		snprintf(path, sizeof(path), MNT "/i%d", i);
+		if (stat(path, &st))
+			die("%s: %s", path, strerror(errno));
+	}
+	close(memory_fd);
+	print_memory(what, own, before);
+	stop();
+}
+
 static void do_memory(void)
 {
 	struct fuse_backing_map map;
@@ -610,31 +739,32 @@ static void do_memory(void)
 
 	for (command = 0; command <= 1; command++) {
 		for (own = 0; own <= 1; own++) {
-			start(false, DEFER | FIXED);
+			start(PLAIN, DEFER | FIXED);
 			before = slab();
-			fd = open_back(&env, "f0", O_PATH);
-			for (i = 1; i <= MEMORY_IDS; i++) {
+			fd = open_back("f0");
+			for (i = 1; i <= MEMORY_FILES; i++) {
 				if (own) {
 					close(fd);
-					fd = open_back(&env, "f0", O_PATH);
+					fd = open_back("f0");
 				}
 				map = (struct fuse_backing_map){ .fd = fd };
 				if (command)
 					register_id(fd, i);
-				else if (ioctl(ring_server_dev_fd(env.server),
+				else if (ioctl(server->dev_fd,
 					       FUSE_DEV_IOC_BACKING_OPEN,
 					       &map) < 0)
 					die("BACKING_OPEN: %s",
 					    strerror(errno));
 			}
 			close(fd);
-			printf("memory\t%s\t%s\t%.1f\n",
-			       command ? "command" : "ioctl",
-			       own ? "own" : "shared",
-			       (double)(slab() - before) / MEMORY_IDS);
-			check("stop", backing_env_stop(&env));
+			print_memory(command ? "command" : "ioctl", own,
+				     before);
+			stop();
 		}
 	}
+	do_inodes("inode", false);
+	do_inodes("lookup", false);
+	do_inodes("lookup", true);
 }
 
 static void do_profile(const char *name)
@@ -646,9 +776,8 @@ static void do_profile(const char *name)
 		;
 	if (i == NR_WAYS)
 		die("no way %s", name);
-	start(i == SQPOLL, DEFER | FIXED);
+	start(i, DEFER | FIXED);
 	ballast(1, 1);
-	way = i;
 	if (way == REGISTERED)
 		register_openers(true);
 	run(1, WARM_UP, false, &c);
@@ -671,8 +800,8 @@ static void reboot_at_exit(void)
 
 int main(int argc, char **argv)
 {
-	const char *missing, *mode = argc > 1 ? argv[1] : "";
-	char name[16];
+	const char *mode = argc > 1 ? argv[1] : "";
+	char path[32];
 	int i, fd;
 
 	if (!strcmp(mode, "syscall")) {
@@ -687,15 +816,14 @@ int main(int argc, char **argv)
 	do_mount("sysfs", "/sys");
 	do_mount("devtmpfs", "/dev");
 	do_mount("tmpfs", "/tmp");
-	backing_env_main();
-	missing = backing_env_missing(NULL);
-	if (missing)
-		die("%s", missing);
-	check("setup", backing_env_setup(&env));
+	check("enable_uring", enable_uring(true));
+	if (mkdir(BACK, 0755) || mkdir(MNT, 0755))
+		die("/tmp: %s", strerror(errno));
 	for (i = 0; i < MAX_OPENERS; i++) {
-		opener_name(name, i);
-		fd = backing_make_file(&env, name, BACKING_FILE_SZ);
-		check(name, fd);
+		snprintf(path, sizeof(path), BACK "/f%d", i);
+		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0 || write(fd, path, sizeof(path)) < 0)
+			die("%s: %s", path, strerror(errno));
 		close(fd);
 	}
 

@@ -215,6 +215,8 @@ static int spoil(struct worker *w, struct cmd *cmd, struct io_uring_sqe *sqe)
 		sqe->cmd_op = n < 6 ? 2 + n % 3 : 1000 * n;
 		/* a request's is even: never one that somebody waits for */
 		req->commit_id = n | 1;
+		req->flags = n % 2 ? FUSE_URING_COMMIT_BACKING : 0;
+		req->backing.map.fd = fds[rnd(&w->rng, ALL_FDS)];
 		return 1;
 	case 3:
 		/* no device, or without a connection */
@@ -440,53 +442,79 @@ static void __noreturn run_client(pid_t server)
 	_exit(0);
 }
 
+/* The fd of a request with a right or wrong registration linked in front */
+#define LINKED_GOOD	(-2)
+#define LINKED_BAD	(-3)
+
 /*
  * Answers a client of the first connection: with the id of the file, which every
- * reply registers, linked or not, and with a wrong fd now and then; with an id
- * that is not there; or without passthrough.
+ * reply registers, linked or not, with its fd, or with what LOOKUP has brought;
+ * with a wrong fd or id now and then; or without passthrough.
  */
 static bool reply(struct ring_req *req)
 {
-	static __u64 opens;
+	static __u64 replies;
 	__u64 rng = shared->seed +
-		    __atomic_add_fetch(&opens, 1, __ATOMIC_SEQ_CST);
-	unsigned int way = rnd(&rng, 8);
+		    __atomic_add_fetch(&replies, 1, __ATOMIC_SEQ_CST);
+	bool commit = req->server->offered & FUSE_COMMIT_BACKING;
+	unsigned int way = rnd(&rng, commit ? 12 : 8);
+	bool bad = one_in(&rng, 4), link = way % 2;
 	struct io_uring_sqe *sqe;
 	int name;
 
+	if (req->in.opcode == FUSE_LOOKUP && req->len > 0 && commit && way)
+		req->fd = req->node->fd;
 	if (req->in.opcode != FUSE_OPEN || !way)
 		return true;
 	name = req->node->name[0] - '0';
 	req->open->open_flags = FOPEN_PASSTHROUGH;
+	/* by LOOKUP */
+	if (way == 8)
+		return true;
+	if (way > 8) {
+		/* there is no such fd */
+		req->fd = bad ? INT_MAX : req->node->fd;
+		count(bad ? &shared->failed : &shared->fronts);
+		return true;
+	}
 	req->open->backing_id = way == 1 ? NO_ID : CLIENT_ID + name;
 	if (way == 1)
 		return true;
-	req->fd = way < 4 ? -1 : req->node->fd;
 	sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_OPEN,
-			     way % 2 ? (uintptr_t)req : (__u64)(req->fd < 0));
-	if (way % 2)
+			     link ? (uintptr_t)req : (__u64)bad);
+	if (link) {
 		sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
-	fuse_cmd_req(sqe)->backing.map.fd = req->fd;
+		req->fd = bad ? LINKED_BAD : LINKED_GOOD;
+	}
+	fuse_cmd_req(sqe)->backing.map.fd = bad ? -1 : req->node->fd;
 	fuse_cmd_req(sqe)->backing.id = CLIENT_ID + name;
-	if (req->fd >= 0)
+	if (!bad)
 		conns[0].fronted[name] = true;
-	count(req->fd >= 0 ? &shared->fronts : &shared->failed);
+	count(bad ? &shared->failed : &shared->fronts);
 	return true;
+}
+
+static void refused(struct ring_req *req, int err)
+{
+	if (!too_late(err) && err != -EBADF)
+		fail("reply: %d", err);
+	/* not with passthrough, then */
+	req->fd = -1;
+	req->open->open_flags = 0;
+	req->open->backing_id = 0;
+	ring_req_commit(req);
 }
 
 static void cqe(struct ring_queue *queue, __u64 data, int res)
 {
 	struct ring_req *req = data > 1 ? (void *)(uintptr_t)data : NULL;
-	bool failed = req ? req->fd < 0 : data;
+	bool bad = req ? req->fd == LINKED_BAD : data;
 
-	if (!too_late(res) && (failed ? res != -EBADF : res < CLIENT_ID))
+	if (!too_late(res) && (bad ? res != -EBADF : res < CLIENT_ID))
 		fail("registration in front: %d", res);
-	if (req) {
-		/* the commit has not run; not with passthrough, then */
-		req->open->open_flags = 0;
-		req->open->backing_id = 0;
-		ring_req_commit(req);
-	}
+	/* the commit has not run */
+	if (req)
+		refused(req, bad ? -EBADF : res);
 }
 
 static void plan_batch(void)
@@ -626,10 +654,11 @@ static void __noreturn serve(int dir_fd)
 	static const struct issue_how hows[] = { { .ioctl = true },
 						 { .clone = true } };
 	struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT,
+		.init_flags = ENV_INIT | FUSE_COMMIT_BACKING,
 		.max_stack_depth = 1,
 		.handle = files_handle,
-		.hooks = { .reply = reply, .cqe = cqe },
+		.hooks = { .reply = reply, .refused = refused, .cqe = cqe,
+			   .sqe = commit_file },
 	};
 	int i, j, id;
 

@@ -4,8 +4,8 @@
  *
  *	storm [-r ROUNDS] [test harness options]
  *
- * Clients open files, each open with a registration of its own in front of the
- * reply, linked or not. Then the connection is aborted, the mount detached or
+ * Clients open files, in each of the ways that a reply has to bring its backing
+ * file, or its registration. Then the connection is aborted, the mount detached or
  * forced away, the server killed, or the rings of its queues close. Nothing may
  * hang, no client may read anything but its file, and nothing may be left.
  */
@@ -18,6 +18,7 @@
 #include <sys/sysmacros.h>
 
 #include "env.h"
+#include "ids.h"
 #include "stress.h"
 
 #define CLIENTS		2
@@ -30,13 +31,17 @@
 
 enum kind { ABORT, DETACH, FORCE, KILL, RING_EXIT };
 
+/* What the reply to an open has in front, or with it, or had before it */
+enum way { LINKED, NOT_LINKED, COMMITTED, LOOKED_UP, NR_WAYS };
+
 /* Shared by the test and the server, a process of its own */
 static struct storm {
 	/* goes up with each event: a futex */
 	__u32 events;
 	__u32 ready;
-	/* registrations for an open, linked or not */
-	__u32 linked, unlinked;
+	__u32 opens[NR_WAYS];
+	/* the kernel takes them with the commit */
+	__u32 files;
 	/* commands that failed before the end */
 	__u32 failed;
 	/* the connection may be ending now, and queues' threads have to */
@@ -71,35 +76,38 @@ static void count(__u32 *p)
 
 /* The server's process */
 
-static __u32 next_id = 1;
-static unsigned int front_flags;
+static struct ids ids = { .lock = PTHREAD_MUTEX_INITIALIZER };
+static unsigned int link_flags;
 
-/* Every open has an id. Every other one is left for the end of the connection */
+/* The fd of a request whose commit is linked to a registration */
+#define LINKED_FD	(-2)
+
 static bool reply(struct ring_req *req)
 {
 	const struct fuse_release_in *release = req->op;
+	bool files = req->server->offered & FUSE_COMMIT_BACKING;
+	enum way way = rand() % (files ? NR_WAYS : COMMITTED);
 	struct io_uring_sqe *sqe;
-	bool linked;
 
-	if (req->in.opcode == FUSE_RELEASE && release->fh % 4 < 2) {
-		sqe = ring_queue_cmd(req->queue,
-				     FUSE_IO_URING_CMD_BACKING_CLOSE, 0);
-		fuse_cmd_req(sqe)->backing.id = release->fh;
-	}
-	if (req->in.opcode != FUSE_OPEN || !req->queue)
+	/* every other id is left for the end of the connection */
+	if (req->in.opcode == FUSE_RELEASE && release->fh &&
+	    ids_put(&ids, req->node) % 2)
+		ids_queue_close(req->queue, release->fh);
+	/* an open that brings none has this one */
+	if (req->in.opcode == FUSE_LOOKUP && req->len > 0 && files)
+		req->fd = req->node->fd;
+	if (req->in.opcode != FUSE_OPEN)
 		return true;
-	req->open->fh = __atomic_fetch_add(&next_id, 1, __ATOMIC_SEQ_CST);
-	req->open->backing_id = req->open->fh;
+	count(&storm->opens[way]);
 	req->open->open_flags = FOPEN_PASSTHROUGH;
-	linked = req->open->fh % 2;
-	sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_OPEN,
-			     linked ? (uintptr_t)req : 0);
-	fuse_cmd_req(sqe)->backing.map.fd = req->node->fd;
-	fuse_cmd_req(sqe)->backing.id = req->open->backing_id;
-	if (linked)
-		sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS |
-			     front_flags;
-	count(linked ? &storm->linked : &storm->unlinked);
+	req->open->fh = 0;
+	if (way == COMMITTED) {
+		req->fd = req->node->fd;
+	} else if (way < COMMITTED) {
+		sqe = ids_queue_open(req, ids_get(&ids, req->node));
+		sqe->flags = way == LINKED ? sqe->flags | link_flags : 0;
+		req->fd = way == LINKED ? LINKED_FD : -1;
+	}
 	if (load(&storm->exit_rings)) {
 		req->queue->exit = true;
 		count(&storm->rings_exited);
@@ -109,29 +117,32 @@ static bool reply(struct ring_req *req)
 
 static void cqe(struct ring_queue *queue, __u64 data, int res)
 {
+	struct ring_req *req = (void *)(uintptr_t)data;
+
 	if (res < 0 && !load(&storm->ending))
 		count(&storm->failed);
-	/* the commit was linked, and did not run */
-	if (data && res < 0)
-		ring_req_commit((struct ring_req *)(uintptr_t)data);
+	/* the commit did not run */
+	if (res < 0 && req && req->fd == LINKED_FD)
+		ring_req_commit(req);
 }
 
 /* Serves until the other end of @fd is closed */
 static int serve(struct env *env, unsigned int round, int fd)
 {
 	const struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT,
+		.init_flags = ENV_INIT | FUSE_COMMIT_BACKING,
 		.max_stack_depth = 1,
 		.handle = files_handle,
-		.hooks = { .reply = reply, .cqe = cqe },
+		.hooks = { .reply = reply, .cqe = cqe, .sqe = commit_file },
 		.priv = env,
 	};
 	char c;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	front_flags = round % 2 ? IOSQE_ASYNC : 0;
+	link_flags = round % 2 ? IOSQE_ASYNC : 0;
 	if (ring_server_start(&env->server, ENV_MNT, &cfg))
 		return 1;
+	storm->files = !!(env->server->offered & FUSE_COMMIT_BACKING);
 	count(&storm->ready);
 	if (read(fd, &c, 1))
 		return 1;
@@ -177,7 +188,7 @@ static void *run_client(void *arg)
 struct storm_test {
 	struct env env;
 	struct client clients[CLIENTS];
-	unsigned long opens, linked, unlinked;
+	unsigned long opens[NR_WAYS];
 };
 
 FIXTURE(storm)
@@ -314,9 +325,8 @@ static void one_round(struct __test_metadata *_metadata,
 	ASSERT_EQ(kind == KILL ? SIGKILL : 0, wait_for(pid, PATIENCE));
 	ASSERT_EQ(0, storm->failed);
 	umount2(ENV_MNT, MNT_DETACH);
-	t->opens += client_opens(c);
-	t->linked += storm->linked;
-	t->unlinked += storm->unlinked;
+	for (i = 0; i < NR_WAYS; i++)
+		t->opens[i] += storm->opens[i];
 }
 
 /* Caches by name, as they can be merged */
@@ -376,10 +386,11 @@ TEST_F_TIMEOUT(storm, rounds, 36000)
 	}
 	for (i = 0; i < rounds; i++)
 		one_round(_metadata, &self->t, variant->kind, i);
-	TH_LOG("%lu rounds, %lu opens, %lu linked, %lu not", rounds,
-	       self->t.opens, self->t.linked, self->t.unlinked);
-	EXPECT_LT(0, self->t.linked);
-	EXPECT_LT(0, self->t.unlinked);
+	TH_LOG("%lu rounds, opens: %lu linked, %lu not, %lu committed, %lu looked up",
+	       rounds, self->t.opens[LINKED], self->t.opens[NOT_LINKED],
+	       self->t.opens[COMMITTED], self->t.opens[LOOKED_UP]);
+	for (i = 0; i < (storm->files ? NR_WAYS : COMMITTED); i++)
+		EXPECT_LT(0, self->t.opens[i]);
 
 	/* RCU frees for a while; what each round leaves, stays */
 	end = time(NULL) + PATIENCE;

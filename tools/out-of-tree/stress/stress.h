@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ring_server.h"
+
 /**
  * take_option() - take an option with a number from the command line
  * @argc:	of main()
@@ -63,6 +65,21 @@ static inline int wait_for(pid_t pid, unsigned int seconds)
 		waitpid(pid, &status, 0);
 	close(pfd.fd);
 	return status;
+}
+
+/**
+ * commit_file() - the hook sqe() of a server whose replies bring files
+ * @queue:	that of the request
+ * @req:	with the file as its .fd, if it brings one
+ * @sqe:	of the commit
+ */
+static inline void commit_file(struct ring_queue *queue, struct ring_req *req,
+			       struct io_uring_sqe *sqe)
+{
+	if (!req || req->fd < 0)
+		return;
+	fuse_cmd_req(sqe)->flags = FUSE_URING_COMMIT_BACKING;
+	fuse_cmd_req(sqe)->backing.map.fd = req->fd;
 }
 
 #endif /* STRESS_H */
