@@ -2,7 +2,7 @@
 #
 # gnuplot -e "results='results.tsv'" plot.gp >results.svg
 
-set terminal svg size 900,420 font "sans,12" background "white"
+set terminal svg size 1100,520 font "sans,12" background "white"
 set datafile separator "\t"
 set multiplot layout 1,2
 set style data histograms
@@ -11,8 +11,10 @@ set style fill solid 0.9 border -1
 set key top left
 set yrange [0:*]
 set grid y
-set xtics ("no pass-\nthrough" 0, "registered\nbefore" 1, "ioctls" 2, \
-	   "separate\ncommands" 3, "linked" 4, "linked,\nSQPOLL" 5)
+set xtics rotate by -35
+set xtics ("no passthrough" 0, "registered before" 1, "brought by LOOKUP" 2, \
+	   "committed with its file" 3, "ioctls" 4, "separate commands" 5, \
+	   "linked" 6, "not linked" 7, "linked, SQPOLL" 8)
 
 pick(n) = sprintf("<awk '$1 == \"round\" && $2 != \"aged\" && $3 == \"defer+fixed\" && $4 == %d && $5 == 1' %s", n, results)
 
