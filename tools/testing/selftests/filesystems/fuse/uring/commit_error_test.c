@@ -1,39 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Replies that bring a file and are refused: nothing has happened then, and the
- * request is still the server's to answer. And replies that fail with the file
- * that they bring: it is dropped, which the teardown of a test sees.
+ * request is still the server's to answer.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <semaphore.h>
 #include <stddef.h>
-#include <sys/ioctl.h>
-#include <sys/personality.h>
-#include <sys/socket.h>
 #include <time.h>
 
 #include "caps.h"
 #include "commit_file.h"
 #include "env.h"
 
-#define ADMIN		(1ULL << CAP_SYS_ADMIN)
 /* Ring entries of the queue, it is only one, as the client stays on a CPU */
 #define DEPTH		2
 
-/* What an fd is, see make_files() */
+/* What an fd is */
 enum what {
 	FILE_,
 	OTHER,
-	NEGATIVE,
-	CLOSED,
 	DIR_,
 	DIR_O_PATH,
 	FIFO,
 	SYMLINK,
 	DEVICE,
-	SOCKET,
+	/* opened when there is one */
 	OF_THE_MOUNT,
+	NEGATIVE,
+	CLOSED,
 	NR_WHAT,
 };
 
@@ -59,7 +54,6 @@ static const struct row rows[] = {
 	{ "fifo", -EINVAL, FIFO },
 	{ "symlink", -EINVAL, SYMLINK },
 	{ "device", -EINVAL, DEVICE },
-	{ "socket", -EINVAL, SOCKET },
 	{ "file of the mount", -ELOOP, OF_THE_MOUNT },
 	{ "commit_id", -ENOENT, .xor.commit_id = 1 },
 	{ "qid", -EINVAL, .xor.qid = 1 << 15 },
@@ -133,8 +127,7 @@ static struct {
 	enum answer answer;
 	/* without CAP_SYS_ADMIN, and with it; the same on each ring */
 	int incapable, capable;
-	/* changes the answer, or its commit, before all that */
-	void (*reply)(struct ring_req *req);
+	/* changes every commit before all that */
 	void (*sqe)(struct io_uring_sqe *sqe);
 
 	struct seen seen[DEPTH];
@@ -155,7 +148,7 @@ static struct fuse_uring_req_header *header(struct ring_req *req)
 
 static void setup(struct ring_queue *queue)
 {
-	capabilities_without(ADMIN);
+	capabilities_without(1ULL << CAP_SYS_ADMIN);
 	hook.incapable = io_uring_register_personality(&queue->ring);
 	capabilities_without(0);
 	hook.capable = io_uring_register_personality(&queue->ring);
@@ -180,8 +173,6 @@ static bool reply(struct ring_req *req)
 		hook.served++;
 		seen_of(req)->row = 0;
 	}
-	if (hook.reply)
-		hook.reply(req);
 	return true;
 }
 
@@ -211,7 +202,7 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 		((char *)cmd)[i] ^= ((const char *)&row->xor)[i];
 	if (row->personality)
 		sqe->personality = hook.incapable;
-	capabilities_without(row->incapable ? ADMIN : 0);
+	capabilities_without(row->incapable ? 1ULL << CAP_SYS_ADMIN : 0);
 }
 
 static void refused(struct ring_req *req, int err)
@@ -227,19 +218,22 @@ static void refused(struct ring_req *req, int err)
 		hook.wrong = row;
 		hook.wrong_err = err;
 	}
+	if (right) {
+		/* the request is lost, the client would wait for ever */
+		umount2(ENV_MNT, MNT_FORCE);
+		return;
+	}
 	if (memcmp(&seen->hdr, header(req), sizeof(seen->hdr)) ||
 	    memcmp(seen->payload, req->out, RING_PAGE))
 		hook.changed++;
-	if (!right && ++seen->row == hook.nr) {
-		right = true;
+	if (++seen->row == hook.nr) {
+		req->fd = hook.answer == OTHER_FILE ? hook.fd[OTHER] : -1;
 		if (hook.answer == ERROR)
 			req->len = -EDOM;
 		if (req->in.opcode == FUSE_RELEASE ||
 		    req->in.opcode == FUSE_RELEASEDIR)
 			sem_post(&hook.release);
 	}
-	if (right)
-		req->fd = hook.answer == OTHER_FILE ? hook.fd[OTHER] : -1;
 	ring_req_commit(req);
 }
 
@@ -250,52 +244,45 @@ static const struct ring_hooks hooks = {
 	.refused = refused,
 };
 
-static void make_files(struct __test_metadata *_metadata, struct env *env)
-{
-	int i, dir = env->files.dir_fd;
+/* How they are opened; the others are made by hand */
+static const struct {
+	const char *path;
+	int flags;
+} files[NR_WHAT] = {
+	[FILE_] = { ENV_BACK "/file", O_RDWR },
+	[OTHER] = { ENV_BACK "/other", O_RDWR },
+	[DIR_] = { ENV_BACK, O_RDONLY },
+	[DIR_O_PATH] = { ENV_BACK, O_PATH },
+	[FIFO] = { ENV_BACK "/fifo", O_RDWR },
+	[SYMLINK] = { ENV_BACK "/symlink", O_PATH | O_NOFOLLOW },
+	[DEVICE] = { "/dev/null", O_RDWR },
+	[OF_THE_MOUNT] = { ENV_MNT "/other", O_PATH },
+};
 
-	ASSERT_EQ(0, mkfifoat(dir, "fifo", 0644));
-	ASSERT_EQ(0, symlinkat("file", dir, "symlink"));
-	for (i = 0; i < NR_WHAT; i++) {
-		switch ((enum what)i) {
-		case NEGATIVE:
-			hook.fd[i] = -1;
-			continue;
-		case CLOSED:
-			hook.fd[i] = 1000;
-			continue;
-		case OF_THE_MOUNT:
-			/* made by start() */
-			continue;
-		case FILE_:
-			hook.fd[i] = env_file(_metadata, env, "file");
-			break;
-		case OTHER:
-			hook.fd[i] = env_file(_metadata, env, "other");
-			break;
-		case DIR_:
-			hook.fd[i] = dup(dir);
-			break;
-		case DIR_O_PATH:
-			hook.fd[i] = open(ENV_BACK, O_PATH);
-			break;
-		case FIFO:
-			hook.fd[i] = openat(dir, "fifo", O_RDONLY | O_NONBLOCK);
-			break;
-		case SYMLINK:
-			hook.fd[i] = openat(dir, "symlink", O_PATH | O_NOFOLLOW);
-			break;
-		case DEVICE:
-			hook.fd[i] = open("/dev/null", O_RDONLY);
-			break;
-		case SOCKET:
-			hook.fd[i] = socket(AF_UNIX, SOCK_STREAM, 0);
-			break;
-		case NR_WHAT:
-			break;
-		}
-		ASSERT_LE(0, hook.fd[i]);
-	}
+static void open_file(struct __test_metadata *_metadata, enum what what)
+{
+	hook.fd[what] = open(files[what].path, files[what].flags | O_CLOEXEC);
+	ASSERT_LE(0, hook.fd[what]);
+}
+
+static const char *setup_files(struct __test_metadata *_metadata,
+			       struct env *env)
+{
+	const char *missing = env_setup(_metadata, env, COMMIT_FILE_INIT);
+	enum what what;
+
+	if (missing)
+		return missing;
+	ASSERT_EQ(0, mkfifo(ENV_BACK "/fifo", 0644));
+	ASSERT_EQ(0, symlink("file", ENV_BACK "/symlink"));
+	close(env_file(_metadata, env, "file"));
+	close(env_file(_metadata, env, "other"));
+	for (what = 0; what < OF_THE_MOUNT; what++)
+		open_file(_metadata, what);
+	hook.fd[NEGATIVE] = -1;
+	hook.fd[CLOSED] = dup(hook.fd[FILE_]);
+	close(hook.fd[CLOSED]);
+	return NULL;
 }
 
 static void start(struct __test_metadata *_metadata, struct env *env,
@@ -308,8 +295,7 @@ static void start(struct __test_metadata *_metadata, struct env *env,
 
 	env_start(_metadata, env, &cfg);
 	env_pin(_metadata, 0);
-	hook.fd[OF_THE_MOUNT] = env_open("other", O_PATH);
-	ASSERT_LE(0, hook.fd[OF_THE_MOUNT]);
+	open_file(_metadata, OF_THE_MOUNT);
 	hook.bring = 1ULL << FUSE_OPEN | 1ULL << FUSE_CREATE |
 		     1ULL << FUSE_TMPFILE;
 }
@@ -317,11 +303,11 @@ static void start(struct __test_metadata *_metadata, struct env *env,
 /* Before the teardown, which wants to unmount */
 static void close_files(void)
 {
-	int i;
+	enum what what;
 
-	for (i = 0; i < NR_WHAT; i++) {
-		if (hook.fd[i] > 0)
-			close(hook.fd[i]);
+	for (what = 0; what <= OF_THE_MOUNT; what++) {
+		if (hook.fd[what] > 0)
+			close(hook.fd[what]);
 	}
 }
 
@@ -364,18 +350,9 @@ FIXTURE_VARIANT_ADD(refused, tmpfile) {
 	".", O_RDWR | O_TMPFILE
 };
 
-static const char *setup_all(struct __test_metadata *_metadata, struct env *env)
-{
-	const char *missing = env_setup(_metadata, env, COMMIT_FILE_INIT);
-
-	if (!missing)
-		make_files(_metadata, env);
-	return missing;
-}
-
 FIXTURE_SETUP(refused)
 {
-	const char *missing = setup_all(_metadata, &self->env);
+	const char *missing = setup_files(_metadata, &self->env);
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -459,7 +436,7 @@ FIXTURE(commit_error)
 
 FIXTURE_SETUP(commit_error)
 {
-	const char *missing = setup_all(_metadata, &self->env);
+	const char *missing = setup_files(_metadata, &self->env);
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -585,7 +562,7 @@ TEST_F(commit_error, user_namespace)
 static void as_capable(struct io_uring_sqe *sqe)
 {
 	sqe->personality = hook.capable;
-	capabilities_without(ADMIN);
+	capabilities_without(1ULL << CAP_SYS_ADMIN);
 }
 
 TEST_F(commit_error, personality_with_the_capability)
@@ -646,160 +623,6 @@ TEST_F(commit_error, without_the_flag_the_file_is_not_looked_at)
 	opens_as_before(_metadata, &self->env);
 }
 
-/* Clients that get an error though the commit was not refused */
-
-/* how the replies of a test are wrong */
-static struct {
-	int id;
-	int len;
-	__u32 open_flags;
-	mode_t mode;
-	__u64 size;
-} bad;
-
-static void bad_reply(struct ring_req *req)
-{
-	struct fuse_entry_out *entry = req->out;
-
-	if (!(hook.bring & 1ULL << req->in.opcode) || !req->open)
-		return;
-	req->open->open_flags |= bad.open_flags;
-	req->open->backing_id = bad.id;
-	if (req->in.opcode != FUSE_OPEN) {
-		if (bad.mode)
-			entry->attr.mode = bad.mode;
-		if (bad.size)
-			entry->attr.size = bad.size;
-	}
-	if (bad.len)
-		req->len = bad.len;
-}
-
-static const struct {
-	const char *name;
-	int flags;
-} opens[] = {
-	{ "file", O_RDWR },
-	{ "new", O_RDWR | O_CREAT },
-	{ ".", O_RDWR | O_TMPFILE },
-};
-
-/* With what is in bad */
-static void expect_failed(struct __test_metadata *_metadata, struct env *env,
-			  int err, bool open_on_server)
-{
-	unsigned long released = ring_server_count(env->server, FUSE_RELEASE);
-	unsigned int i;
-
-	hook.reply = bad_reply;
-	for (i = 0; i < ARRAY_SIZE(opens); i++) {
-		EXPECT_EQ(err, env_open(opens[i].name, opens[i].flags)) {
-			TH_LOG("%s", opens[i].name);
-		}
-		unlinkat(env->files.dir_fd, "new", 0);
-	}
-	if (open_on_server)
-		released += ARRAY_SIZE(opens);
-	EXPECT_EQ(0, ring_server_wait(env->server, FUSE_RELEASE, released));
-	EXPECT_EQ(released, ring_server_count(env->server, FUSE_RELEASE));
-	EXPECT_EQ(0, hook.refused);
-}
-
-TEST_F(commit_error, error_with_a_file)
-{
-	start(_metadata, &self->env, COMMIT_FILE_INIT);
-	bad.len = -EDOM;
-	expect_failed(_metadata, &self->env, -EDOM, false);
-}
-
-TEST_F(commit_error, wrong_length_with_a_file)
-{
-	start(_metadata, &self->env, COMMIT_FILE_INIT);
-	bad.len = 4;
-	expect_failed(_metadata, &self->env, -EINVAL, false);
-}
-
-TEST_F(commit_error, backing_id_with_a_file)
-{
-	struct fuse_backing_map map = { .fd = hook.fd[FILE_] };
-	int fd;
-
-	start(_metadata, &self->env, COMMIT_FILE_INIT);
-	bad.id = 1;
-	expect_failed(_metadata, &self->env, -EIO, true);
-	bad.id = -1;
-	expect_failed(_metadata, &self->env, -EIO, true);
-	bad.id = ioctl(self->env.server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN,
-		       &map);
-	ASSERT_LT(0, bad.id);
-	expect_failed(_metadata, &self->env, -EIO, true);
-	bad.open_flags = FOPEN_PASSTHROUGH;
-	expect_failed(_metadata, &self->env, -EIO, true);
-	/* it is the one or the other */
-	hook.bring = 0;
-	hook.reply = NULL;
-	files_node(&self->env.files, "file")->backing_id = bad.id;
-	fd = env_open("file", O_RDONLY);
-	EXPECT_EQ(1, env_is(fd, "file"));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
-}
-
-/* bad_reply() does as told, though there is no file that it could bring */
-static void no_file(struct ring_req *req)
-{
-	bad_reply(req);
-	req->fd = -1;
-}
-
-static void passthrough_with_nothing(struct __test_metadata *_metadata,
-				     struct env *env, __u64 init_flags)
-{
-	int fd;
-
-	start(_metadata, env, init_flags);
-	bad.open_flags = FOPEN_PASSTHROUGH;
-	hook.reply = no_file;
-	fd = env_open("file", O_RDONLY);
-	EXPECT_EQ(-EIO, fd);
-	EXPECT_EQ(0, ring_server_wait(env->server, FUSE_RELEASE, 1));
-}
-
-TEST_F(commit_error, passthrough_with_no_file)
-{
-	passthrough_with_nothing(_metadata, &self->env, COMMIT_FILE_INIT);
-}
-
-/* There is no SQE that could bring one */
-TEST_F(commit_error, passthrough_over_dev_fuse)
-{
-	passthrough_with_nothing(_metadata, &self->env,
-				 COMMIT_FILE_INIT & ~FUSE_OVER_IO_URING);
-}
-
-/* The client does not take the file that the server has made */
-TEST_F(commit_error, created_something_else)
-{
-	start(_metadata, &self->env, COMMIT_FILE_INIT);
-	hook.reply = bad_reply;
-	bad.mode = S_IFDIR | 0755;
-	EXPECT_EQ(-EIO, env_open("new", O_RDWR | O_CREAT));
-	EXPECT_EQ(0, hook.refused);
-}
-
-/* One with 32 bits, without O_LARGEFILE */
-TEST_F(commit_error, created_too_large)
-{
-	start(_metadata, &self->env, COMMIT_FILE_INIT);
-	hook.reply = bad_reply;
-	bad.size = 1ULL << 40;
-	personality(PER_LINUX32);
-	EXPECT_EQ(-EOVERFLOW, env_open("new", O_RDWR | O_CREAT));
-	personality(PER_LINUX);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 1));
-	EXPECT_EQ(0, hook.refused);
-}
-
 FIXTURE(offered)
 {
 	struct env env;
@@ -840,170 +663,6 @@ TEST_F(offered, with_the_commands)
 	ASSERT_EQ(0, enable_uring(false));
 	EXPECT_EQ(FUSE_PASSTHROUGH, offered(_metadata, &self->env));
 	EXPECT_EQ(0, enable_uring(true));
-}
-
-FIXTURE(written_meanwhile)
-{
-	struct env env;
-	pthread_t writer;
-};
-
-/* What makes a command that is right wrong, and what it is refused with then */
-FIXTURE_VARIANT(written_meanwhile)
-{
-	struct fuse_uring_cmd_req xor;
-	int err;
-};
-
-/* Another flag in place of this one: never none */
-FIXTURE_VARIANT_ADD(written_meanwhile, flags) {
-	{ .flags = FUSE_URING_COMMIT_BACKING | 2 }, -EINVAL
-};
-
-FIXTURE_VARIANT_ADD(written_meanwhile, commit_id) {
-	{ .commit_id = 1 }, -ENOENT
-};
-
-FIXTURE_VARIANT_ADD(written_meanwhile, qid) {
-	{ .qid = 1 << 15 }, -EINVAL
-};
-
-/* The backing directory in place of the file: see the setup */
-FIXTURE_VARIANT_ADD(written_meanwhile, fd) {
-	{ }, -EISDIR
-};
-
-FIXTURE_VARIANT_ADD(written_meanwhile, map_flags) {
-	{ .backing.map.flags = 1 }, -EINVAL
-};
-
-FIXTURE_VARIANT_ADD(written_meanwhile, map_padding) {
-	{ .backing.map.padding = 1 }, -EINVAL
-};
-
-FIXTURE_VARIANT_ADD(written_meanwhile, id) {
-	{ .backing.id = 1 }, -EINVAL
-};
-
-FIXTURE_VARIANT_ADD(written_meanwhile, reserved) {
-	{ .backing.reserved = 1 }, -EINVAL
-};
-
-/* How often each outcome is to be seen */
-#define ROUNDS		50
-
-/* What makes a word of an SQE right and wrong by turns */
-static struct {
-	unsigned int word;
-	__u32 xor;
-	__u32 *at, *now;
-	bool stop;
-	unsigned int refused;
-	/* what it was refused with last */
-	int err;
-} writer;
-
-static void *writer_thread(void *arg)
-{
-	while (!__atomic_load_n(&writer.stop, __ATOMIC_SEQ_CST)) {
-		__u32 *at = __atomic_load_n(&writer.at, __ATOMIC_SEQ_CST);
-
-		__atomic_store_n(&writer.now, at, __ATOMIC_SEQ_CST);
-		if (at && at == __atomic_load_n(&writer.at, __ATOMIC_SEQ_CST))
-			__atomic_fetch_xor(at, writer.xor, __ATOMIC_SEQ_CST);
-	}
-	return NULL;
-}
-
-/* From its fill-in to its CQE, when the SQE can be used for something else */
-static void write_to(__u32 *at)
-{
-	__atomic_store_n(&writer.at, at, __ATOMIC_SEQ_CST);
-	while (!at && __atomic_load_n(&writer.now, __ATOMIC_SEQ_CST))
-		sched_yield();
-}
-
-static bool reply_written(struct ring_req *req)
-{
-	write_to(NULL);
-	return commit_file_reply(req);
-}
-
-static void sqe_written(struct ring_queue *queue, struct ring_req *req,
-			struct io_uring_sqe *sqe)
-{
-	commit_file_sqe(queue, req, sqe);
-	if (req && req->fd >= 0)
-		write_to((__u32 *)sqe->cmd + writer.word);
-}
-
-static void refused_written(struct ring_req *req, int err)
-{
-	write_to(NULL);
-	writer.refused++;
-	writer.err = err;
-	ring_req_commit(req);
-}
-
-FIXTURE_SETUP(written_meanwhile)
-{
-	const struct ring_server_cfg cfg = {
-		.init_flags = COMMIT_FILE_INIT,
-		.hooks = {
-			.reply = reply_written,
-			.sqe = sqe_written,
-			.refused = refused_written,
-		},
-	};
-	const char *missing = env_setup(_metadata, &self->env,
-					COMMIT_FILE_INIT);
-	__u32 xor[sizeof(struct fuse_uring_cmd_req) / 4];
-
-	if (!missing && sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		missing = "needs two CPUs";
-	if (missing)
-		SKIP(return, "%s", missing);
-	close(env_file(_metadata, &self->env, "file"));
-	memcpy(xor, &variant->xor, sizeof(xor));
-	if (variant->err == -EISDIR)
-		xor[offsetof(struct fuse_uring_cmd_req, backing.map.fd) / 4] =
-			files_node(&self->env.files, "file")->fd ^
-			self->env.files.dir_fd;
-	while (!xor[writer.word])
-		writer.word++;
-	writer.xor = xor[writer.word];
-	env_start(_metadata, &self->env, &cfg);
-	ASSERT_EQ(0, pthread_create(&self->writer, NULL, writer_thread, NULL));
-	env_pin(_metadata, 0);
-}
-
-FIXTURE_TEARDOWN(written_meanwhile)
-{
-	__atomic_store_n(&writer.stop, true, __ATOMIC_SEQ_CST);
-	if (self->writer)
-		EXPECT_EQ(0, pthread_join(self->writer, NULL));
-	env_teardown(_metadata, &self->env);
-}
-
-/* The file is brought or refused, and nothing in between */
-TEST_F(written_meanwhile, is_read_once)
-{
-	time_t end = time(NULL) + RING_PATIENCE;
-	int i;
-
-	for (i = 0; i < ROUNDS || writer.refused < ROUNDS; i++) {
-		int fd = env_open("file", O_RDONLY);
-
-		ASSERT_LE(0, fd);
-		EXPECT_EQ(1, env_is(fd, "file"));
-		close(fd);
-		ASSERT_EQ(0, env_io_served(&self->env));
-		if (writer.refused)
-			ASSERT_EQ(variant->err, writer.err);
-		ASSERT_GT(end, time(NULL)) {
-			TH_LOG("%d opened, %u refused", i, writer.refused);
-		}
-	}
 }
 
 int main(int argc, char **argv)
