@@ -5,7 +5,6 @@
  */
 #define _GNU_SOURCE
 #include <sys/ioctl.h>
-#include <sys/personality.h>
 
 #include "commit_file.h"
 #include "env.h"
@@ -18,7 +17,6 @@ static struct {
 	int len;
 	/* of what was created */
 	__u32 mode;
-	__u64 size;
 } wrong;
 
 static bool reply(struct ring_req *req)
@@ -34,8 +32,6 @@ static bool reply(struct ring_req *req)
 	req->open->backing_id = wrong.backing_id;
 	if (wrong.mode)
 		entry->attr.mode = wrong.mode;
-	if (wrong.size)
-		entry->attr.size = wrong.size;
 	if (wrong.len)
 		req->len = wrong.len;
 	return true;
@@ -164,17 +160,6 @@ TEST_F(commit_drop, created_directory)
 	wrong.mode = S_IFDIR | 0755;
 	if (variant->flags & O_CREAT)
 		EXPECT_EQ(-EIO, env_open(variant->name, variant->flags));
-}
-
-/* A file with 64 bits, opened without O_LARGEFILE */
-TEST_F(commit_drop, created_too_large)
-{
-	if (!(variant->flags & O_CREAT))
-		return;
-	wrong.size = 1ULL << 40;
-	ASSERT_LE(0, personality(PER_LINUX32));
-	fails(_metadata, &self->env, -EOVERFLOW, variant);
-	personality(PER_LINUX);
 }
 
 int main(int argc, char **argv)

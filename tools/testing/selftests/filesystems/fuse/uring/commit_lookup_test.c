@@ -32,10 +32,6 @@ static struct {
 	int err;
 } hook = { .lookup_fd = -1, .open_fd = -1 };
 
-/* What the thread does behind its next submission */
-static __thread int close_fd;
-static __thread bool raise_caps;
-
 static bool reply(struct ring_req *req)
 {
 	struct fuse_entry_out *entry = req->out;
@@ -44,10 +40,8 @@ static bool reply(struct ring_req *req)
 		return true;
 	if (req->in.opcode == FUSE_LOOKUP) {
 		req->fd = hook.lookup_fd;
-		if (hook.reopen) {
-			close_fd = open(hook.reopen, O_RDWR | O_CLOEXEC);
-			req->fd = close_fd;
-		}
+		if (hook.reopen)
+			req->fd = open(hook.reopen, O_RDWR | O_CLOEXEC);
 		if (hook.negative) {
 			memset(entry, 0, sizeof(*entry));
 			req->len = sizeof(*entry);
@@ -65,23 +59,14 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 		struct io_uring_sqe *sqe)
 {
 	commit_file_sqe(queue, req, sqe);
-	if (req && req->fd >= 0 && hook.without) {
-		capabilities_without(hook.without);
-		raise_caps = true;
-	}
-}
-
-static void submit(struct ring_queue *queue)
-{
-	if (!close_fd && !raise_caps)
+	if (!req || req->fd < 0)
 		return;
+	/* inline: when that returns the command has run */
+	capabilities_without(hook.without);
 	io_uring_submit(&queue->ring);
-	if (close_fd)
-		close(close_fd);
-	close_fd = 0;
-	if (raise_caps)
-		capabilities_without(0);
-	raise_caps = false;
+	capabilities_without(0);
+	if (req->in.opcode == FUSE_LOOKUP && hook.reopen)
+		close(req->fd);
 }
 
 static void refused(struct ring_req *req, int err)
@@ -113,7 +98,6 @@ FIXTURE_SETUP(commit_lookup)
 		.hooks = {
 			.reply = reply,
 			.sqe = sqe,
-			.submit = submit,
 			.refused = refused,
 		},
 	};

@@ -44,16 +44,12 @@ static struct {
 	/* hold the next thread that commits this enum fuse_opcode */
 	__u32 hold;
 	sem_t held, let_go;
-	/* PATH_UNTIL_CQE: of each queue, and each of its two entries */
-	struct {
+	/* of the two entries of each queue */
+	struct brought {
 		struct ring_ent *ent;
 		int fd;
-	} (*brought)[2];
+	} *brought;
 } hook;
-
-/* What the thread does behind or in front of its next submission */
-static __thread int close_fd;
-static __thread bool raise_caps, be_held;
 
 static void wait_for(sem_t *sem)
 {
@@ -67,16 +63,15 @@ static void wait_for(sem_t *sem)
 	}
 }
 
-/* The entry has come back */
-static int *brought(struct ring_req *req)
+/* The fd of a ring entry */
+static int *fd_of(struct ring_req *req)
 {
-	int i = 0;
+	struct brought *brought = &hook.brought[2 * req->queue->qid];
 
-	while (hook.brought[req->queue->qid][i].ent &&
-	       hook.brought[req->queue->qid][i].ent != req->ent)
-		i++;
-	hook.brought[req->queue->qid][i].ent = req->ent;
-	return &hook.brought[req->queue->qid][i].fd;
+	if (brought->ent && brought->ent != req->ent)
+		brought++;
+	brought->ent = req->ent;
+	return &brought->fd;
 }
 
 static bool reply(struct ring_req *req)
@@ -87,7 +82,7 @@ static bool reply(struct ring_req *req)
 
 	if (!req->queue)
 		return true;
-	fd = brought(req);
+	fd = fd_of(req);
 	if (*fd)
 		close(*fd);
 	*fd = 0;
@@ -108,8 +103,7 @@ static bool reply(struct ring_req *req)
 		req->fd = *fd;
 		break;
 	case DUP_UNTIL_RUN:
-		close_fd = dup(req->node->fd);
-		req->fd = close_fd;
+		req->fd = dup(req->node->fd);
 		break;
 	case DUP_UNTIL_RELEASE:
 		req->fd = dup(req->node->fd);
@@ -124,34 +118,20 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 		struct io_uring_sqe *sqe)
 {
 	commit_file_sqe(queue, req, sqe);
-	if (!req)
-		return;
-	if (req->fd >= 0 && hook.without) {
-		capabilities_without(hook.without);
-		raise_caps = true;
-	}
-	if (req->in.opcode == hook.hold) {
+	if (req && req->in.opcode == hook.hold) {
 		hook.hold = 0;
-		be_held = true;
-	}
-}
-
-static void submit(struct ring_queue *queue)
-{
-	if (be_held) {
-		be_held = false;
 		sem_post(&hook.held);
 		wait_for(&hook.let_go);
 	}
-	if (!close_fd && !raise_caps)
+	if (!req || req->fd < 0 ||
+	    (hook.bring != DUP_UNTIL_RUN && !hook.without))
 		return;
+	/* inline: when that returns the command has run */
+	capabilities_without(hook.without);
 	io_uring_submit(&queue->ring);
-	if (close_fd)
-		close(close_fd);
-	close_fd = 0;
-	if (raise_caps)
-		capabilities_without(0);
-	raise_caps = false;
+	capabilities_without(0);
+	if (hook.bring == DUP_UNTIL_RUN)
+		close(req->fd);
 }
 
 static const char *setup(struct __test_metadata *_metadata, struct env *env)
@@ -162,7 +142,7 @@ static const char *setup(struct __test_metadata *_metadata, struct env *env)
 		return missing;
 	close(env_file(_metadata, env, "file"));
 	close(env_file(_metadata, env, "other"));
-	hook.brought = calloc(get_nprocs_conf(), sizeof(*hook.brought));
+	hook.brought = calloc(get_nprocs_conf(), 2 * sizeof(*hook.brought));
 	ASSERT_NE(NULL, hook.brought);
 	ASSERT_EQ(0, sem_init(&hook.held, 0, 0));
 	ASSERT_EQ(0, sem_init(&hook.let_go, 0, 0));
@@ -176,8 +156,8 @@ static void teardown(struct __test_metadata *_metadata, struct env *env)
 	if (env->server)
 		env_stop(_metadata, env);
 	for (i = 0; hook.brought && i < get_nprocs_conf() * 2; i++) {
-		if (hook.brought[i / 2][i % 2].fd)
-			close(hook.brought[i / 2][i % 2].fd);
+		if (hook.brought[i].fd)
+			close(hook.brought[i].fd);
 	}
 	env_teardown(_metadata, env);
 }
@@ -229,7 +209,7 @@ static void make_clone(void)
 		perror("# FUSE_DEV_IOC_CLONE");
 }
 
-static void setup_ring(struct ring_queue *queue)
+static void setup_way(struct ring_queue *queue)
 {
 	if (way->setup)
 		way->setup(queue);
@@ -241,15 +221,15 @@ static void setup_ring(struct ring_queue *queue)
 	}
 }
 
-static void sqe_of_way(struct ring_queue *queue, struct ring_req *req,
-		    struct io_uring_sqe *s)
+static void sqe_way(struct ring_queue *queue, struct ring_req *req,
+		    struct io_uring_sqe *sqe)
 {
-	sqe(queue, req, s);
-	queue_how_sqe(&way->how, s, false);
+	commit_file_sqe(queue, req, sqe);
+	queue_how_sqe(&way->how, sqe, false);
 	if (way->setup)
-		queue_pool_sqe(queue, req, s);
+		queue_pool_sqe(queue, req, sqe);
 	if (way->clone)
-		s->fd = clone_fd;
+		sqe->fd = clone_fd;
 }
 
 FIXTURE_SETUP(way)
@@ -258,9 +238,9 @@ FIXTURE_SETUP(way)
 		.init_flags = COMMIT_FILE_INIT |
 			      (variant->setup ? FUSE_HAS_IO_URING_BUFPOOL : 0),
 		.hooks = {
-			.setup = setup_ring,
+			.setup = setup_way,
 			.reply = reply,
-			.sqe = sqe_of_way,
+			.sqe = sqe_way,
 		},
 	};
 	const char *missing = queue_how_cfg(&variant->how, &cfg);
@@ -362,7 +342,6 @@ FIXTURE_SETUP(commit_open)
 		.hooks = {
 			.reply = reply,
 			.sqe = sqe,
-			.submit = submit,
 		},
 	};
 	const char *missing = setup(_metadata, &self->env);

@@ -10,50 +10,50 @@
 #include "commit_file.h"
 #include "env.h"
 
-FIXTURE(written_meanwhile)
+FIXTURE(read_once)
 {
 	struct env env;
 	pthread_t writer;
 };
 
 /* What makes a command that is right wrong, and what it is refused with then */
-FIXTURE_VARIANT(written_meanwhile)
+FIXTURE_VARIANT(read_once)
 {
 	struct fuse_uring_cmd_req xor;
 	int err;
 };
 
 /* Another flag in place of this one: never none */
-FIXTURE_VARIANT_ADD(written_meanwhile, flags) {
+FIXTURE_VARIANT_ADD(read_once, flags) {
 	{ .flags = FUSE_URING_COMMIT_BACKING | 2 }, -EINVAL
 };
 
-FIXTURE_VARIANT_ADD(written_meanwhile, commit_id) {
+FIXTURE_VARIANT_ADD(read_once, commit_id) {
 	{ .commit_id = 1 }, -ENOENT
 };
 
-FIXTURE_VARIANT_ADD(written_meanwhile, qid) {
+FIXTURE_VARIANT_ADD(read_once, qid) {
 	{ .qid = 1 << 15 }, -EINVAL
 };
 
 /* The backing directory in place of the file: see the setup */
-FIXTURE_VARIANT_ADD(written_meanwhile, fd) {
+FIXTURE_VARIANT_ADD(read_once, fd) {
 	{ }, -EISDIR
 };
 
-FIXTURE_VARIANT_ADD(written_meanwhile, map_flags) {
+FIXTURE_VARIANT_ADD(read_once, map_flags) {
 	{ .backing.map.flags = 1 }, -EINVAL
 };
 
-FIXTURE_VARIANT_ADD(written_meanwhile, map_padding) {
+FIXTURE_VARIANT_ADD(read_once, map_padding) {
 	{ .backing.map.padding = 1 }, -EINVAL
 };
 
-FIXTURE_VARIANT_ADD(written_meanwhile, id) {
+FIXTURE_VARIANT_ADD(read_once, id) {
 	{ .backing.id = 1 }, -EINVAL
 };
 
-FIXTURE_VARIANT_ADD(written_meanwhile, reserved) {
+FIXTURE_VARIANT_ADD(read_once, reserved) {
 	{ .backing.reserved = 1 }, -EINVAL
 };
 
@@ -113,7 +113,7 @@ static void refused_written(struct ring_req *req, int err)
 	ring_req_commit(req);
 }
 
-FIXTURE_SETUP(written_meanwhile)
+FIXTURE_SETUP(read_once)
 {
 	const struct ring_server_cfg cfg = {
 		.init_flags = COMMIT_FILE_INIT,
@@ -145,7 +145,7 @@ FIXTURE_SETUP(written_meanwhile)
 	env_pin(_metadata, 0);
 }
 
-FIXTURE_TEARDOWN(written_meanwhile)
+FIXTURE_TEARDOWN(read_once)
 {
 	__atomic_store_n(&writer.stop, true, __ATOMIC_SEQ_CST);
 	if (self->writer)
@@ -154,7 +154,7 @@ FIXTURE_TEARDOWN(written_meanwhile)
 }
 
 /* The file is brought or refused, and nothing in between */
-TEST_F(written_meanwhile, is_read_once)
+TEST_F(read_once, refused_or_brought)
 {
 	time_t end = time(NULL) + RING_PATIENCE;
 	int i;
