@@ -5,13 +5,13 @@
  * file system of the backing files has to go.
  */
 #define _GNU_SOURCE
-#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "commit_file.h"
 #include "env.h"
+#include "wait.h"
 
 #define CLIENTS		4
 /* Opens before the end */
@@ -32,24 +32,13 @@ struct shared {
 
 static struct shared *shared;
 
-static void wait_for(sem_t *sem)
-{
-	struct timespec end;
-
-	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += RING_PATIENCE;
-	if (sem_timedwait(sem, &end)) {
-		perror("# sem_timedwait");
-		abort();
-	}
-}
-
 static bool reply(struct ring_req *req)
 {
 	if (req->open && __atomic_exchange_n(&shared->hold, false,
 					     __ATOMIC_SEQ_CST)) {
 		sem_post(&shared->held);
-		wait_for(&shared->let_go);
+		if (wait_for(&shared->let_go))
+			abort();
 	}
 	return commit_file_reply(req);
 }
@@ -169,7 +158,7 @@ static void load_start(struct __test_metadata *_metadata, struct load *load)
 		ASSERT_EQ(0, pthread_create(&load->thread[i], NULL,
 					    client_thread, &load->kept[i]));
 	}
-	wait_for(&shared->loaded);
+	ASSERT_EQ(0, wait_for(&shared->loaded));
 }
 
 /*
@@ -223,7 +212,7 @@ TEST_F(commit_end, client_killed_before_the_reply)
 	start(_metadata, &self->env);
 	shared->hold = true;
 	pid = fork_client(_metadata);
-	wait_for(&shared->held);
+	ASSERT_EQ(0, wait_for(&shared->held));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	sem_post(&shared->let_go);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
@@ -240,7 +229,7 @@ TEST_F(commit_end, clients_killed_under_load)
 	start(_metadata, &self->env);
 	for (i = 0; i < CLIENTS; i++)
 		pid[i] = fork_client(_metadata);
-	wait_for(&shared->loaded);
+	ASSERT_EQ(0, wait_for(&shared->loaded));
 	for (i = 0; i < CLIENTS; i++)
 		kill_it(_metadata, pid[i]);
 	EXPECT_LE(OPENS, count(&self->env, FUSE_OPEN));
@@ -257,7 +246,7 @@ TEST_F(commit_end, aborted_before_the_reply)
 	start(_metadata, &self->env);
 	shared->hold = true;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, client_thread, &kept));
-	wait_for(&shared->held);
+	ASSERT_EQ(0, wait_for(&shared->held));
 	umount2(ENV_MNT, MNT_FORCE);
 	ASSERT_EQ(0, pthread_join(thread, &ret));
 	EXPECT_EQ(-ECONNABORTED, (long)ret);
@@ -306,7 +295,7 @@ static pid_t fork_server(struct __test_metadata *_metadata, struct env *env)
 		for (;;)
 			pause();
 	}
-	wait_for(&shared->begun);
+	ASSERT_EQ(0, wait_for(&shared->begun));
 	return pid;
 }
 
@@ -320,7 +309,7 @@ TEST_F(commit_end, server_killed_before_the_reply)
 	pid = fork_server(_metadata, &self->env);
 	shared->hold = true;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, client_thread, &kept));
-	wait_for(&shared->held);
+	ASSERT_EQ(0, wait_for(&shared->held));
 	kill_it(_metadata, pid);
 	ASSERT_EQ(0, pthread_join(thread, &ret));
 	EXPECT_EQ(-ECONNABORTED, (long)ret);
@@ -347,7 +336,7 @@ TEST_F(commit_end, rings_closed_under_load)
 	start(_metadata, &self->env);
 	load_start(_metadata, &load);
 	__atomic_store_n(&shared->close_rings, true, __ATOMIC_SEQ_CST);
-	wait_for(&shared->held);
+	ASSERT_EQ(0, wait_for(&shared->held));
 	/* what had no reply would wait for one */
 	umount2(ENV_MNT, MNT_FORCE);
 	load_ends(_metadata, &load, 0);

@@ -5,13 +5,12 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <semaphore.h>
 #include <stddef.h>
-#include <time.h>
 
 #include "caps.h"
 #include "commit_file.h"
 #include "env.h"
+#include "wait.h"
 
 /* Ring entries of the queue, it is only one, as the client stays on a CPU */
 #define DEPTH		2
@@ -148,9 +147,9 @@ static struct fuse_uring_req_header *header(struct ring_req *req)
 
 static void setup(struct ring_queue *queue)
 {
-	capabilities_without(1ULL << CAP_SYS_ADMIN);
+	capabilities_without(CAP_SYS_ADMIN);
 	hook.incapable = io_uring_register_personality(&queue->ring);
-	capabilities_without(0);
+	capabilities_without(CAP_NONE);
 	hook.capable = io_uring_register_personality(&queue->ring);
 }
 
@@ -204,9 +203,9 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 		sqe->personality = hook.incapable;
 	if (row->incapable) {
 		/* inline: when that returns the command has run */
-		capabilities_without(1ULL << CAP_SYS_ADMIN);
+		capabilities_without(CAP_SYS_ADMIN);
 		io_uring_submit(&queue->ring);
-		capabilities_without(0);
+		capabilities_without(CAP_NONE);
 	}
 }
 
@@ -452,15 +451,6 @@ FIXTURE_TEARDOWN(commit_error)
 	env_teardown(_metadata, &self->env);
 }
 
-static void wait_release(struct __test_metadata *_metadata)
-{
-	struct timespec end;
-
-	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += RING_PATIENCE;
-	ASSERT_EQ(0, sem_timedwait(&hook.release, &end));
-}
-
 TEST_F(commit_error, requests_that_take_no_file)
 {
 	static const __u32 opcodes[] = {
@@ -490,12 +480,12 @@ TEST_F(commit_error, requests_that_take_no_file)
 	EXPECT_EQ(0, fsync(fd));
 	EXPECT_EQ(0, ftruncate(fd, 10));
 	close(fd);
-	wait_release(_metadata);
+	ASSERT_EQ(0, wait_for(&hook.release));
 	dir = opendir(ENV_MNT);
 	ASSERT_NE(NULL, dir);
 	EXPECT_EQ(NULL, readdir(dir));
 	closedir(dir);
-	wait_release(_metadata);
+	ASSERT_EQ(0, wait_for(&hook.release));
 	EXPECT_EQ(0, mknod(ENV_MNT "/node", S_IFREG | 0644, 0));
 	EXPECT_EQ(0, unlink(ENV_MNT "/node"));
 	for (i = 0; i < ARRAY_SIZE(opcodes); i++) {
@@ -566,7 +556,7 @@ TEST_F(commit_error, user_namespace)
 static void as_capable(struct io_uring_sqe *sqe)
 {
 	sqe->personality = hook.capable;
-	capabilities_without(1ULL << CAP_SYS_ADMIN);
+	capabilities_without(CAP_SYS_ADMIN);
 }
 
 TEST_F(commit_error, personality_with_the_capability)

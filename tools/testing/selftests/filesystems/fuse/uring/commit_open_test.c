@@ -5,7 +5,6 @@
  * it came with.
  */
 #define _GNU_SOURCE
-#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -16,6 +15,7 @@
 #include "env.h"
 #include "queue_pool.h"
 #include "queue_variants.h"
+#include "wait.h"
 
 #define BIND		"/tmp/bind"
 /* Opens of one inode at a time */
@@ -39,8 +39,8 @@ static struct {
 	int fd;
 	/* of the reply besides */
 	__u32 open_flags;
-	/* the commit is issued without this capability, if not 0 */
-	__u64 without;
+	/* the commit is issued without this capability */
+	int without;
 	/* hold the next thread that commits this enum fuse_opcode */
 	__u32 hold;
 	sem_t held, let_go;
@@ -49,19 +49,7 @@ static struct {
 		struct ring_ent *ent;
 		int fd;
 	} *brought;
-} hook;
-
-static void wait_for(sem_t *sem)
-{
-	struct timespec end;
-
-	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += RING_PATIENCE;
-	if (sem_timedwait(sem, &end)) {
-		perror("# sem_timedwait");
-		abort();
-	}
-}
+} hook = { .without = CAP_NONE };
 
 /* The fd of a ring entry */
 static int *fd_of(struct ring_req *req)
@@ -121,15 +109,16 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 	if (req && req->in.opcode == hook.hold) {
 		hook.hold = 0;
 		sem_post(&hook.held);
-		wait_for(&hook.let_go);
+		if (wait_for(&hook.let_go))
+			abort();
 	}
 	if (!req || req->fd < 0 ||
-	    (hook.bring != DUP_UNTIL_RUN && !hook.without))
+	    (hook.bring != DUP_UNTIL_RUN && hook.without == CAP_NONE))
 		return;
 	/* inline: when that returns the command has run */
 	capabilities_without(hook.without);
 	io_uring_submit(&queue->ring);
-	capabilities_without(0);
+	capabilities_without(CAP_NONE);
 	if (hook.bring == DUP_UNTIL_RUN)
 		close(req->fd);
 }
@@ -349,6 +338,7 @@ FIXTURE_SETUP(commit_open)
 	if (missing)
 		SKIP(return, "%s", missing);
 	env_start(_metadata, &self->env, &cfg);
+	env_pin(_metadata, 0);
 	self->file = openat(self->env.files.dir_fd, "file", O_RDWR);
 	self->other = openat(self->env.files.dir_fd, "other", O_RDWR);
 	hook.fd = self->file;
@@ -383,7 +373,7 @@ static void open_fails(struct __test_metadata *_metadata, struct env *env)
 	unsigned long released = ring_server_count(env->server, FUSE_RELEASE);
 
 	EXPECT_EQ(-EIO, env_open("file", O_RDWR));
-	EXPECT_EQ(0, ring_server_wait(env->server, FUSE_RELEASE, released + 1));
+	env_released(_metadata, env, released + 1);
 }
 
 static int backing_open(struct env *env, int fd)
@@ -437,7 +427,7 @@ TEST_F(commit_open, another_inode_meanwhile)
 	open_fails(_metadata, &self->env);
 	EXPECT_EQ(1, env_is(fd, "file"));
 	close(fd);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 2));
+	env_released(_metadata, &self->env, 2);
 	/* free for another one */
 	fd = open_file(_metadata, &self->env, "other");
 	EXPECT_LE(0, fd);
@@ -460,7 +450,7 @@ TEST_F(commit_open, by_id_meanwhile)
 	ASSERT_LE(0, second);
 	/* and the other way round */
 	close(first);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 2));
+	env_released(_metadata, &self->env, 2);
 	node->backing_id = 0;
 	first = open_file(_metadata, &self->env, "file");
 	EXPECT_LE(0, first);
@@ -495,7 +485,7 @@ TEST_F(commit_open, plain_meanwhile)
 	open_fails(_metadata, &self->env);
 	EXPECT_EQ(1, env_is(fd, "file"));
 	close(fd);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 2));
+	env_released(_metadata, &self->env, 2);
 
 	/* and the other way round */
 	fd = env_open("file", O_RDWR);
@@ -526,14 +516,14 @@ TEST_F(commit_open, credentials_of_each_open)
 	int with, without;
 
 	with = open_file(_metadata, &self->env, "file");
-	hook.without = 1ULL << CAP_FSETID;
+	hook.without = CAP_FSETID;
 	without = open_file(_metadata, &self->env, "file");
 	EXPECT_FALSE(has_fsetid(_metadata, self->file, without));
 	EXPECT_TRUE(has_fsetid(_metadata, self->file, with));
 	/* and not those of the client */
-	capabilities_without(1ULL << CAP_FSETID);
+	capabilities_without(CAP_FSETID);
 	EXPECT_TRUE(has_fsetid(_metadata, self->file, with));
-	capabilities_without(0);
+	capabilities_without(CAP_NONE);
 	EXPECT_FALSE(has_fsetid(_metadata, self->file, without));
 	EXPECT_EQ(0, env_io_served(&self->env));
 	EXPECT_EQ(0, ring_server_count(self->env.server, FUSE_SETATTR));
@@ -562,7 +552,7 @@ TEST_F(commit_open, path_of_each_open)
 	EXPECT_EQ(-1, umount(BIND));
 	EXPECT_EQ(EBUSY, errno);
 	close(bind);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 2));
+	env_released(_metadata, &self->env, 2);
 	EXPECT_EQ(0, umount(BIND));
 	EXPECT_EQ(1, env_is(fd, "file"));
 	EXPECT_EQ(0, env_io_served(&self->env));
@@ -592,11 +582,11 @@ TEST_F(commit_open, kept_until_the_last_close)
 	ASSERT_LE(0, second);
 	EXPECT_EQ(-EAGAIN, lease(held));
 	close(first);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 1));
+	env_released(_metadata, &self->env, 1);
 	EXPECT_EQ(-EAGAIN, lease(held));
 	EXPECT_EQ(1, env_is(second, "held"));
 	close(second);
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 2));
+	env_released(_metadata, &self->env, 2);
 	EXPECT_EQ(0, lease(held));
 	EXPECT_EQ(0, env_io_served(&self->env));
 	close(held);
@@ -627,7 +617,7 @@ TEST_F(commit_open, overtaken)
 	hook.hold = FUSE_OPEN;
 	env_pin(_metadata, 0);
 	ASSERT_EQ(0, pthread_create(&client, NULL, open_thread, &first));
-	wait_for(&hook.held);
+	ASSERT_EQ(0, wait_for(&hook.held));
 	env_pin(_metadata, 1);
 	second = open_file(_metadata, &self->env, "file");
 	EXPECT_LE(0, second);
@@ -653,7 +643,7 @@ TEST_F(commit_open, number_of_another_file)
 	ASSERT_LE(0, fd);
 	hook.hold = FUSE_RELEASE;
 	close(fd);
-	wait_for(&hook.held);
+	ASSERT_EQ(0, wait_for(&hook.held));
 	env_pin(_metadata, 0);
 	other = env_open("other", O_RDWR);
 	ASSERT_LE(0, other);

@@ -58,7 +58,7 @@ FIXTURE_VARIANT_ADD(read_once, reserved) {
 };
 
 /* How often each outcome is to be seen */
-#define ROUNDS		50
+#define ROUNDS		20
 
 /* What makes a word of an SQE right and wrong by turns */
 static struct {
