@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Replies to opens that bring their backing files: these pass through, however
- * the commit is issued, and each open of an inode does its I/O on the file that
- * it came with.
+ * Several opens of an inode, each of which brings its backing file, and does its
+ * I/O on that.
  */
 #define _GNU_SOURCE
-#include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/sysinfo.h>
 
 #include "caps.h"
 #include "commit_file.h"
 #include "env.h"
-#include "queue_pool.h"
-#include "queue_variants.h"
 #include "wait.h"
 
 #define BIND		"/tmp/bind"
@@ -25,12 +19,10 @@
 enum bring {
 	/* hook.fd, or nothing if that is -1 */
 	FD,
-	/* fds of its own: O_PATH, until the entry's next CQE */
-	PATH_UNTIL_CQE,
-	/* until the command has run */
-	DUP_UNTIL_RUN,
-	/* until RELEASE, as its file handle */
-	DUP_UNTIL_RELEASE,
+	/* an fd of its own, until the command has run */
+	UNTIL_RUN,
+	/* or until RELEASE, for which it is the file handle */
+	UNTIL_RELEASE,
 };
 
 /* What the hooks do; every test is a process of its own */
@@ -44,61 +36,29 @@ static struct {
 	/* hold the next thread that commits this enum fuse_opcode */
 	__u32 hold;
 	sem_t held, let_go;
-	/* of the two entries of each queue */
-	struct brought {
-		struct ring_ent *ent;
-		int fd;
-	} *brought;
+	/* what was closed by RELEASE, and brought, last */
+	int closed, brought;
 } hook = { .without = CAP_NONE };
-
-/* The fd of a ring entry */
-static int *fd_of(struct ring_req *req)
-{
-	struct brought *brought = &hook.brought[2 * req->queue->qid];
-
-	if (brought->ent && brought->ent != req->ent)
-		brought++;
-	brought->ent = req->ent;
-	return &brought->fd;
-}
 
 static bool reply(struct ring_req *req)
 {
 	const struct fuse_release_in *release = req->op;
-	char path[32];
-	int *fd;
 
-	if (!req->queue)
-		return true;
-	fd = fd_of(req);
-	if (*fd)
-		close(*fd);
-	*fd = 0;
-	if (req->in.opcode == FUSE_RELEASE &&
-	    hook.bring == DUP_UNTIL_RELEASE)
-		close(release->fh);
-	if (!req->open || req->len < 0)
-		return true;
-
-	switch (hook.bring) {
-	case FD:
-		req->fd = req->open->backing_id ? -1 : hook.fd;
-		break;
-	case PATH_UNTIL_CQE:
-		/* it may have no name */
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", req->node->fd);
-		*fd = open(path, O_PATH | O_CLOEXEC);
-		req->fd = *fd;
-		break;
-	case DUP_UNTIL_RUN:
-		req->fd = dup(req->node->fd);
-		break;
-	case DUP_UNTIL_RELEASE:
-		req->fd = dup(req->node->fd);
-		req->open->fh = req->fd;
-		break;
+	if (req->in.opcode == FUSE_RELEASE && hook.bring == UNTIL_RELEASE) {
+		hook.closed = release->fh;
+		close(hook.closed);
 	}
+	if (!req->open)
+		return true;
 	req->open->open_flags |= hook.open_flags;
+	if (hook.bring == FD) {
+		req->fd = req->open->backing_id ? -1 : hook.fd;
+		return true;
+	}
+	hook.brought = dup(req->node->fd);
+	req->fd = hook.brought;
+	if (hook.bring == UNTIL_RELEASE)
+		req->open->fh = req->fd;
 	return true;
 }
 
@@ -113,209 +73,15 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 			abort();
 	}
 	if (!req || req->fd < 0 ||
-	    (hook.bring != DUP_UNTIL_RUN && hook.without == CAP_NONE))
+	    (hook.bring != UNTIL_RUN && hook.without == CAP_NONE))
 		return;
 	/* inline: when that returns the command has run */
 	capabilities_without(hook.without);
 	io_uring_submit(&queue->ring);
 	capabilities_without(CAP_NONE);
-	if (hook.bring == DUP_UNTIL_RUN)
+	if (hook.bring == UNTIL_RUN)
 		close(req->fd);
 }
-
-static const char *setup(struct __test_metadata *_metadata, struct env *env)
-{
-	const char *missing = env_setup(_metadata, env, COMMIT_FILE_INIT);
-
-	if (missing)
-		return missing;
-	close(env_file(_metadata, env, "file"));
-	close(env_file(_metadata, env, "other"));
-	hook.brought = calloc(get_nprocs_conf(), 2 * sizeof(*hook.brought));
-	ASSERT_NE(NULL, hook.brought);
-	ASSERT_EQ(0, sem_init(&hook.held, 0, 0));
-	ASSERT_EQ(0, sem_init(&hook.let_go, 0, 0));
-	return NULL;
-}
-
-static void teardown(struct __test_metadata *_metadata, struct env *env)
-{
-	int i;
-
-	if (env->server)
-		env_stop(_metadata, env);
-	for (i = 0; hook.brought && i < get_nprocs_conf() * 2; i++) {
-		if (hook.brought[i].fd)
-			close(hook.brought[i].fd);
-	}
-	env_teardown(_metadata, env);
-}
-
-/* The ways to issue a commit */
-
-FIXTURE(way)
-{
-	struct env env;
-};
-
-FIXTURE_VARIANT(way)
-{
-	struct queue_how how;
-	bool clone;
-	void (*setup)(struct ring_queue *queue);
-};
-
-#define QUEUE_FIXTURE way
-#include "queue_variants.h"
-
-FIXTURE_VARIANT_ADD(way, clone) {
-	.clone = true,
-};
-
-FIXTURE_VARIANT_ADD(way, pool) {
-	.setup = queue_pool_setup,
-};
-
-FIXTURE_VARIANT_ADD(way, pool_sqpoll) {
-	.how = { .ring_flags = IORING_SETUP_SQPOLL },
-	.setup = queue_pool_setup,
-};
-
-FIXTURE_VARIANT_ADD(way, zero_copy) {
-	.setup = queue_zero_copy_setup,
-};
-
-/* The variant, for the hooks */
-static const struct _fixture_variant_way *way;
-/* of the device, for all queues */
-static pthread_once_t clone_once = PTHREAD_ONCE_INIT;
-static int clone_fd, cloned_fd;
-
-static void make_clone(void)
-{
-	clone_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	if (ioctl(clone_fd, FUSE_DEV_IOC_CLONE, &cloned_fd))
-		perror("# FUSE_DEV_IOC_CLONE");
-}
-
-static void setup_way(struct ring_queue *queue)
-{
-	if (way->setup)
-		way->setup(queue);
-	else if (queue_how_setup(&way->how, queue))
-		abort();
-	if (way->clone) {
-		cloned_fd = queue->server->dev_fd;
-		pthread_once(&clone_once, make_clone);
-	}
-}
-
-static void sqe_way(struct ring_queue *queue, struct ring_req *req,
-		    struct io_uring_sqe *sqe)
-{
-	commit_file_sqe(queue, req, sqe);
-	queue_how_sqe(&way->how, sqe, false);
-	if (way->setup)
-		queue_pool_sqe(queue, req, sqe);
-	if (way->clone)
-		sqe->fd = clone_fd;
-}
-
-FIXTURE_SETUP(way)
-{
-	struct ring_server_cfg cfg = {
-		.init_flags = COMMIT_FILE_INIT |
-			      (variant->setup ? FUSE_HAS_IO_URING_BUFPOOL : 0),
-		.hooks = {
-			.setup = setup_way,
-			.reply = reply,
-			.sqe = sqe_way,
-		},
-	};
-	const char *missing = queue_how_cfg(&variant->how, &cfg);
-
-	if (!missing)
-		missing = setup(_metadata, &self->env);
-	if (missing)
-		SKIP(return, "%s", missing);
-	way = variant;
-	hook.bring = PATH_UNTIL_CQE;
-	env_start(_metadata, &self->env, &cfg);
-}
-
-FIXTURE_TEARDOWN(way)
-{
-	teardown(_metadata, &self->env);
-	if (clone_fd)
-		close(clone_fd);
-}
-
-/* Does a file have that at that offset? */
-static bool has(int fd, const char *data, off_t off)
-{
-	char buf[64];
-	ssize_t len = strlen(data);
-
-	return pread(fd, buf, len, off) == len && !memcmp(buf, data, len);
-}
-
-static void read_and_write(struct __test_metadata *_metadata, int fd, int back)
-{
-	char *map;
-
-	EXPECT_EQ(4, pwrite(fd, "data", 4, 100));
-	EXPECT_TRUE(has(back, "data", 100));
-	EXPECT_TRUE(has(fd, "data", 100));
-	map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
-	EXPECT_EQ(0, memcmp(map + 100, "data", 4));
-	memcpy(map + 100, "mmap", 4);
-	EXPECT_TRUE(has(back, "mmap", 100));
-	munmap(map, 4096);
-	EXPECT_EQ(0, fcntl(fd, F_SETFL, O_APPEND));
-	EXPECT_EQ(0, ftruncate(fd, 200));
-	EXPECT_EQ(6, write(fd, "append", 6));
-	EXPECT_TRUE(has(back, "append", 200));
-}
-
-TEST_F(way, opens_pass_through)
-{
-	struct env *env = &self->env;
-	struct stat st;
-	int fd, back;
-
-	back = openat(env->files.dir_fd, "file", O_RDONLY);
-	fd = env_open("file", O_RDWR);
-	ASSERT_LE(0, fd);
-	EXPECT_EQ(1, env_is(fd, "file"));
-	read_and_write(_metadata, fd, back);
-	close(fd);
-	fd = env_open("file", O_RDWR | O_TRUNC | O_APPEND);
-	ASSERT_LE(0, fd);
-	EXPECT_EQ(0, fstat(back, &st));
-	EXPECT_EQ(0, st.st_size);
-	EXPECT_EQ(5, write(fd, "again", 5));
-	EXPECT_TRUE(has(back, "again", 0));
-	close(fd);
-	close(back);
-
-	fd = env_open("new", O_RDWR | O_CREAT | O_EXCL);
-	ASSERT_LE(0, fd);
-	EXPECT_EQ(1, ring_server_count(env->server, FUSE_CREATE));
-	back = openat(env->files.dir_fd, "new", O_RDONLY);
-	read_and_write(_metadata, fd, back);
-	close(fd);
-	close(back);
-
-	fd = env_open(".", O_RDWR | O_TMPFILE);
-	ASSERT_LE(0, fd);
-	EXPECT_EQ(1, ring_server_count(env->server, FUSE_TMPFILE));
-	read_and_write(_metadata, fd, fd);
-	close(fd);
-	EXPECT_EQ(0, env_io_served(env));
-}
-
-/* Several opens of an inode, and what they bring */
 
 FIXTURE(commit_open)
 {
@@ -333,14 +99,17 @@ FIXTURE_SETUP(commit_open)
 			.sqe = sqe,
 		},
 	};
-	const char *missing = setup(_metadata, &self->env);
+	const char *missing = env_setup(_metadata, &self->env,
+					COMMIT_FILE_INIT);
 
 	if (missing)
 		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, sem_init(&hook.held, 0, 0));
+	ASSERT_EQ(0, sem_init(&hook.let_go, 0, 0));
+	self->file = env_file(_metadata, &self->env, "file");
+	self->other = env_file(_metadata, &self->env, "other");
 	env_start(_metadata, &self->env, &cfg);
 	env_pin(_metadata, 0);
-	self->file = openat(self->env.files.dir_fd, "file", O_RDWR);
-	self->other = openat(self->env.files.dir_fd, "other", O_RDWR);
 	hook.fd = self->file;
 }
 
@@ -350,7 +119,7 @@ FIXTURE_TEARDOWN(commit_open)
 		close(self->file);
 		close(self->other);
 	}
-	teardown(_metadata, &self->env);
+	env_teardown(_metadata, &self->env);
 }
 
 /* Open "file" as a client; returns its fd if it passes through to that file */
@@ -406,7 +175,7 @@ TEST_F(commit_open, fd_closed_when_the_command_has_run)
 {
 	int i, fds[OPENS];
 
-	hook.bring = DUP_UNTIL_RUN;
+	hook.bring = UNTIL_RUN;
 	for (i = 0; i < OPENS; i++) {
 		fds[i] = open_file(_metadata, &self->env, "file");
 		ASSERT_LE(0, fds[i]);
@@ -613,7 +382,7 @@ TEST_F(commit_open, overtaken)
 
 	if (!other_cpu())
 		SKIP(return, "needs two CPUs");
-	hook.bring = DUP_UNTIL_RELEASE;
+	hook.bring = UNTIL_RELEASE;
 	hook.hold = FUSE_OPEN;
 	env_pin(_metadata, 0);
 	ASSERT_EQ(0, pthread_create(&client, NULL, open_thread, &first));
@@ -637,7 +406,9 @@ TEST_F(commit_open, number_of_another_file)
 
 	if (!other_cpu())
 		SKIP(return, "needs two CPUs");
-	hook.bring = DUP_UNTIL_RELEASE;
+	/* the server has opened it */
+	ASSERT_NE(NULL, files_node(&self->env.files, "other"));
+	hook.bring = UNTIL_RELEASE;
 	env_pin(_metadata, 1);
 	fd = open_file(_metadata, &self->env, "file");
 	ASSERT_LE(0, fd);
@@ -647,6 +418,7 @@ TEST_F(commit_open, number_of_another_file)
 	env_pin(_metadata, 0);
 	other = env_open("other", O_RDWR);
 	ASSERT_LE(0, other);
+	EXPECT_EQ(hook.closed, hook.brought);
 	EXPECT_EQ(1, env_is(other, "other"));
 	/* and the file itself again */
 	fd = open_file(_metadata, &self->env, "file");
