@@ -4,6 +4,7 @@
  * I/O on that.
  */
 #define _GNU_SOURCE
+#include <stdlib.h>
 #include <sys/ioctl.h>
 
 #include "caps.h"
@@ -36,9 +37,18 @@ static struct {
 	/* hold the next thread that commits this enum fuse_opcode */
 	__u32 hold;
 	sem_t held, let_go;
+	/* > 0: the fd that hook.fd means in the threads of the queues */
+	int fd_of_queues;
 	/* what was closed by RELEASE, and brought, last */
 	int closed, brought;
 } hook = { .without = CAP_NONE };
+
+static void setup(struct ring_queue *queue)
+{
+	if (hook.fd_of_queues && (unshare(CLONE_FILES) ||
+				  dup2(hook.fd_of_queues, hook.fd) != hook.fd))
+		abort();
+}
 
 static bool reply(struct ring_req *req)
 {
@@ -83,6 +93,15 @@ static void sqe(struct ring_queue *queue, struct ring_req *req,
 		close(req->fd);
 }
 
+static const struct ring_server_cfg cfg = {
+	.init_flags = COMMIT_FILE_INIT,
+	.hooks = {
+		.setup = setup,
+		.reply = reply,
+		.sqe = sqe,
+	},
+};
+
 FIXTURE(commit_open)
 {
 	struct env env;
@@ -92,13 +111,6 @@ FIXTURE(commit_open)
 
 FIXTURE_SETUP(commit_open)
 {
-	const struct ring_server_cfg cfg = {
-		.init_flags = COMMIT_FILE_INIT,
-		.hooks = {
-			.reply = reply,
-			.sqe = sqe,
-		},
-	};
 	const char *missing = env_setup(_metadata, &self->env,
 					COMMIT_FILE_INIT);
 
@@ -140,8 +152,10 @@ static int open_file(struct __test_metadata *_metadata, struct env *env,
 static void open_fails(struct __test_metadata *_metadata, struct env *env)
 {
 	unsigned long released = ring_server_count(env->server, FUSE_RELEASE);
+	int fd = env_open("file", O_RDWR);
 
-	EXPECT_EQ(-EIO, env_open("file", O_RDWR));
+	EXPECT_EQ(-EIO, fd);
+	close(fd);
 	env_released(_metadata, env, released + 1);
 }
 
@@ -298,6 +312,18 @@ TEST_F(commit_open, credentials_of_each_open)
 	EXPECT_EQ(0, ring_server_count(self->env.server, FUSE_SETATTR));
 	close(with);
 	close(without);
+}
+
+TEST_F(commit_open, file_table_of_the_thread)
+{
+	int fd;
+
+	env_stop(_metadata, &self->env);
+	hook.fd_of_queues = self->other;
+	env_start(_metadata, &self->env, &cfg);
+	fd = open_file(_metadata, &self->env, "other");
+	EXPECT_LE(0, fd);
+	close(fd);
 }
 
 /* A path of a read-only mount is not written to, and keeps the mount busy */
