@@ -389,7 +389,7 @@ static void *worker_thread(void *arg)
 static void *rewriter(void *arg)
 {
 	__u64 rng = ~shared->seed;
-	unsigned int word;
+	unsigned int word, nr;
 	__u32 *req, value;
 
 	pthread_barrier_wait(&barrier);
@@ -401,7 +401,9 @@ static void *rewriter(void *arg)
 			sched_yield();
 			continue;
 		}
-		req = (__u32 *)w->ring.sq.sqes[rnd(&rng, ENTRIES) * 2].cmd;
+		/* on a mixed ring each takes two places */
+		nr = ENTRIES >> !!(w->ring_flags & IORING_SETUP_SQE_MIXED);
+		req = (__u32 *)w->ring.sq.sqes[rnd(&rng, nr) * 2].cmd;
 		word = rnd(&rng, sizeof(struct fuse_uring_cmd_req) / 4);
 		/* with the lowest bit, which no request's commit_id has */
 		value = one_in(&rng, 4) ? rnd64(&rng) | 1 : 0;
@@ -603,17 +605,15 @@ static const char * const mounts[CONNS] = { ENV_MNT, ENV_MNT "1" };
 static void run_batch(void)
 {
 	__u64 rng = ~shared->seed;
-	pid_t server = getpid(), pid = 0;
+	pid_t server = getpid(), pid;
 	pthread_t thread;
 	unsigned int i;
 
 	plan_batch();
 	shared->stop = false;
-	if (one_in(&rng, 2)) {
-		pid = fork();
-		if (!pid)
-			run_client(server);
-	}
+	pid = fork();
+	if (!pid)
+		run_client(server);
 	check_zero(pthread_barrier_init(&barrier, NULL, nr_workers + 1));
 	check_zero(pthread_create(&thread, NULL, rewriter, NULL));
 	for (i = 0; i < nr_workers; i++)
@@ -631,7 +631,7 @@ static void run_batch(void)
 		pthread_join(workers[i].thread, NULL);
 	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
 	pthread_join(thread, NULL);
-	if (pid && wait_for(pid, PATIENCE))
+	if (wait_for(pid, PATIENCE))
 		fail("the client is gone or hangs");
 	if (shared->wrong)
 		fail("a client has read another file");
