@@ -3,6 +3,7 @@
 SERIES := tools/out-of-tree/series
 BENCH := tools/out-of-tree/bench
 COST := tools/out-of-tree/cost
+LIBFUSE := tools/out-of-tree/libfuse
 
 help:
 	@echo  'Main targets:'
@@ -14,6 +15,7 @@ help:
 	@echo  '  check-debug - the selftests on kernels with KASAN, kmemleak, lockdep'
 	@echo  '            and more, and with KCSAN; as 64-bit and 32-bit programs'
 	@echo  '  check-arm64 - the selftests in an emulated arm64 machine'
+	@echo  '  check-libfuse - libfuse with its patches, its complete test suite'
 	@echo  '  fuzz    - random backing file commands: TIME= seconds (60), or SQES='
 	@echo  '            commands, from SEED= on; on kernel-debug if it was built'
 	@echo  '  storm   - 10,000 connections that end in the midst of opens'
@@ -28,6 +30,8 @@ help:
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
 	@echo  '  refresh - write that branch, as it was edited, back to the patches'
 	@echo  '  mail    - cover letter and patches, ready to send, in build/mail'
+	@echo  '  libfuse - libfuse with and without its patches, in build/libfuse'
+	@echo  '  libfuse-mail - its patches, ready to send, in build/mail/libfuse'
 	@echo  ''
 	@echo  'The kernel:'
 	@echo  '  kernel  - build it; build/kernel/arch/x86/boot/bzImage'
@@ -40,7 +44,7 @@ help:
 
 export KERNEL MUTANT TIME SQES SEED
 
-run check check-debug check-arm64 mutants shell:
+run check check-debug check-arm64 check-libfuse mutants shell:
 	@$(BENCH)/$@
 
 fuzz storm faults stress:
@@ -55,6 +59,12 @@ tree:
 refresh mail:
 	@$(SERIES)/$@
 
+libfuse:
+	@$(LIBFUSE)/build
+
+libfuse-mail:
+	@$(LIBFUSE)/mail
+
 kernel:
 	@$(BENCH)/deps run
 	@$(SERIES)/make-tree
@@ -63,6 +73,7 @@ kernel:
 clean:
 	@$(SERIES)/clean
 
-PHONY := help run check check-debug check-arm64 mutants shell
+PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
 PHONY += fuzz storm faults stress bench tree refresh mail kernel clean
+PHONY += libfuse libfuse-mail
 .PHONY: $(PHONY)
