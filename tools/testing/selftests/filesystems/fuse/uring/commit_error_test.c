@@ -7,7 +7,7 @@
 #include <dirent.h>
 #include <stddef.h>
 
-#include "caps.h"
+#include "cap.h"
 #include "commit_file.h"
 #include "env.h"
 #include "wait.h"

@@ -7,7 +7,7 @@
 #include <dirent.h>
 #include <time.h>
 
-#include "caps.h"
+#include "cap.h"
 #include "commit_file.h"
 #include "env.h"
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
-#include "caps.h"
+#include "cap.h"
 #include "commit_file.h"
 #include "env.h"
 #include "wait.h"
