@@ -149,7 +149,6 @@ static int do_open(struct ring_req *req, void *at, int len)
 		.backing_id = id,
 	};
 	req->open = out;
-	__atomic_add_fetch(&req->node->opens, 1, __ATOMIC_SEQ_CST);
 	return len + sizeof(*out);
 }
 
@@ -233,7 +232,6 @@ int files_handle(struct ring_req *req)
 	case FUSE_FSYNC:
 		return fsync(req->node->fd) ? -errno : 0;
 	case FUSE_RELEASE:
-		__atomic_sub_fetch(&req->node->opens, 1, __ATOMIC_SEQ_CST);
 		return 0;
 	default:
 		return -EOPNOTSUPP;

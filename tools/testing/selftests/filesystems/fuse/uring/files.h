@@ -19,8 +19,6 @@ struct ring_node {
 	int fd;
 	/* > 0: opens are answered with FOPEN_PASSTHROUGH and this id */
 	int backing_id;
-	/* opens that were answered and not released */
-	int opens;
 };
 
 /* What the priv of the server points to, or begins with */
