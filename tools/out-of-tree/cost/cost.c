@@ -18,7 +18,6 @@
 #include <linux/perf_event.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,18 +86,10 @@ static bool fixed;
 static struct ring_queue *queue;
 static pid_t server_tid;
 
-static __attribute__((noreturn, format(printf, 1, 2))) void
-die(const char *fmt, ...)
-{
-	va_list ap;
-
-	fprintf(stderr, "cost: ");
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fprintf(stderr, "\n");
-	exit(1);
-}
+#define die(fmt, ...) do {						\
+	fprintf(stderr, "cost: " fmt "\n", ##__VA_ARGS__);		\
+	exit(1);							\
+} while (0)
 
 static void check(const char *what, long err)
 {
@@ -212,9 +203,9 @@ static void answer_release(struct ring_req *req)
 	case UNLINKED:
 	case SQPOLL:
 		id = ids_put(&ids, req->node);
-		if (!id)
-			break;
-		/* fallthrough */
+		if (id)
+			finish_sqe(ids_queue_close(req->queue, id));
+		break;
 	case SEPARATE:
 		finish_sqe(ids_queue_close(req->queue, id));
 		break;
@@ -365,12 +356,12 @@ static void *opener(void *arg)
 }
 
 /* An empty function the plugin knows by its address */
-static __attribute__((noinline)) void profile_begin(void)
+static __attribute_noinline__ void profile_begin(void)
 {
 	__asm__ volatile ("" ::: "memory");
 }
 
-static __attribute__((noinline)) void profile_end(void)
+static __attribute_noinline__ void profile_end(void)
 {
 	__asm__ volatile ("nop" ::: "memory");
 }
