@@ -242,8 +242,15 @@ static int try_lease(int fd)
 	return fcntl(fd, F_SETLEASE, F_UNLCK) ? -errno : 0;
 }
 
+TEST_F(repeat, loses_no_reference)
+{
+	EXPECT_EQ(ID, issue_open(&self->issuer, self->fd, ID));
+	passes_through(_metadata, &self->env, "file", ID);
+	EXPECT_EQ(0, issue_close(&self->issuer, ID));
+}
+
 /* However often it is repeated, there is one reference, and one close */
-TEST_F(repeat, does_nothing)
+TEST_F(repeat, leaves_no_reference)
 {
 	int fd, i, other = env_file(_metadata, &self->env, "other");
 
