@@ -252,11 +252,13 @@ TEST_F(repeat, loses_no_reference)
 /* However often it is repeated, there is one reference, and one close */
 TEST_F(repeat, leaves_no_reference)
 {
-	int fd, i, other = env_file(_metadata, &self->env, "other");
+	int fd, i, ret, other = env_file(_metadata, &self->env, "other");
 
 	EXPECT_EQ(ID + 1, issue_open(&self->issuer, other, ID + 1));
-	for (i = 0; i < REPEATS; i++)
-		ASSERT_EQ(ID + 1, issue_open(&self->issuer, other, ID + 1));
+	for (i = 0; i < REPEATS; i++) {
+		ret = issue_open(&self->issuer, other, ID + 1);
+		ASSERT_EQ(ID + 1, ret);
+	}
 	close(other);
 	fd = openat(self->env.files.dir_fd, "other", O_RDONLY);
 	ASSERT_LE(0, fd);
