@@ -47,7 +47,8 @@ static int answer_init(struct ring_req *req)
 	const struct fuse_init_in *in = req->op;
 	struct fuse_init_out *out = req->out;
 	struct ring_server *s = req->server;
-	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES;
+	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES |
+		      FUSE_REQUEST_TIMEOUT;
 	long max_pages = RING_MAX_IO / sysconf(_SC_PAGESIZE);
 
 	s->offered = in->flags | (__u64)in->flags2 << 32;
@@ -65,6 +66,8 @@ static int answer_init(struct ring_req *req)
 		/* the payload of a ring entry has to hold as many */
 		.max_pages = max_pages ? max_pages : 1,
 		.max_stack_depth = s->cfg.max_stack_depth,
+		/* a client that waits would keep the process from ending */
+		.request_timeout = RING_PATIENCE,
 	};
 	return sizeof(*out);
 }
