@@ -55,6 +55,18 @@ env_stop(struct __test_metadata *_metadata, struct env *env)
 	env->server = NULL;
 }
 
+static void env_abort(int sig)
+{
+	umount2(ENV_MNT, MNT_FORCE);
+}
+
+static void *env_deadline(void *seconds)
+{
+	sleep((uintptr_t)seconds);
+	env_abort(0);
+	return NULL;
+}
+
 /**
  * env_setup() - make the directories, and ask the kernel what it can do
  * @_metadata:	of the test
@@ -67,6 +79,7 @@ static __maybe_unused const char *
 env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 {
 	const struct ring_server_cfg probe = { .no_queues = true };
+	pthread_t thread;
 	__u64 offered;
 	int fd, err;
 
@@ -74,6 +87,13 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 		return "needs root";
 	ASSERT_EQ(0, unshare(CLONE_NEWNS));
 	ASSERT_EQ(0, mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	/*
+	 * A client that waits for its server cannot be killed, and here they are
+	 * one process: abort the connection before that or the harness ends it.
+	 */
+	signal(SIGABRT, env_abort);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, env_deadline,
+				    (void *)(uintptr_t)(_metadata->timeout - 3)));
 	ASSERT_EQ(0, mount("tmp", "/tmp", "tmpfs", 0, NULL));
 	ASSERT_EQ(0, mkdir(ENV_BACK, 0755));
 	ASSERT_EQ(0, mkdir(ENV_MNT, 0755));
