@@ -86,7 +86,8 @@ build_variant()
 	ninja -C "$out" -j"$JOBS"
 
 	mkdir -p "$LIBFUSE/guest/$name/build"
-	rsync -a --delete "$source/test" "$LIBFUSE/guest/$name"
+	rsync -a --delete "$source"/{test,tsan_suppressions.txt} \
+		"$LIBFUSE/guest/$name"
 	rsync -a --delete --prune-empty-dirs --exclude='*.p/' --include='*/' \
 		--include='example/*' --include='test/*' --include='util/*' \
 		--include=fuse_config.h --exclude='*' \
