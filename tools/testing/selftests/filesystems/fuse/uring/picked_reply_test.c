@@ -136,6 +136,37 @@ static void submit(struct ring_queue *queue)
 	__atomic_add_fetch(&hook.enters, 1, __ATOMIC_SEQ_CST);
 }
 
+static const char *set_up(struct __test_metadata *_metadata, struct env *env,
+			  struct ring_server_cfg *cfg,
+			  const struct queue_how *how)
+{
+	const char *missing;
+
+	*cfg = (struct ring_server_cfg) {
+		.init_flags = ENV_INIT,
+		.max_stack_depth = 1,
+		.handle = files_handle,
+		.priv = env,
+		.hooks = {
+			.setup = setup,
+			.sqe = sqe,
+			.reply = reply,
+			.cqe = cqe,
+			.submit = submit,
+		},
+	};
+	missing = queue_how_cfg(how, cfg);
+	if (!missing)
+		missing = env_setup(_metadata, env,
+				    ENV_INIT | FUSE_HAS_IO_URING_BACKING);
+	if (missing)
+		return missing;
+	close(env_file(_metadata, env, "file"));
+	ASSERT_EQ(0, sem_init(&hook.refused, 0, 0));
+	hook.how = how;
+	return NULL;
+}
+
 FIXTURE(picked_reply)
 {
 	struct env env;
@@ -152,34 +183,44 @@ FIXTURE_VARIANT(picked_reply)
 
 FIXTURE_SETUP(picked_reply)
 {
-	const char *missing;
+	const char *missing = set_up(_metadata, &self->env, &self->cfg,
+				     &variant->how);
 
-	self->cfg = (struct ring_server_cfg) {
-		.init_flags = ENV_INIT,
-		.max_stack_depth = 1,
-		.handle = files_handle,
-		.priv = &self->env,
-		.hooks = {
-			.setup = setup,
-			.sqe = sqe,
-			.reply = reply,
-			.cqe = cqe,
-			.submit = submit,
-		},
-	};
-	missing = queue_how_cfg(&variant->how, &self->cfg);
-	if (!missing)
-		missing = env_setup(_metadata, &self->env,
-				    ENV_INIT | FUSE_HAS_IO_URING_BACKING);
 	if (missing)
 		SKIP(return, "%s", missing);
-	close(env_file(_metadata, &self->env, "file"));
-	ASSERT_EQ(0, sem_init(&hook.refused, 0, 0));
-	hook.how = &variant->how;
 	hook.link = IOSQE_IO_LINK;
 }
 
 FIXTURE_TEARDOWN(picked_reply)
+{
+	env_teardown(_metadata, &self->env);
+}
+
+FIXTURE(not_linked)
+{
+	struct env env;
+	struct ring_server_cfg cfg;
+};
+
+FIXTURE_VARIANT(not_linked)
+{
+	struct queue_how how;
+};
+
+#define QUEUE_FIXTURE not_linked
+#define QUEUE_IN_ORDER
+#include "queue_variants.h"
+
+FIXTURE_SETUP(not_linked)
+{
+	const char *missing = set_up(_metadata, &self->env, &self->cfg,
+				     &variant->how);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+FIXTURE_TEARDOWN(not_linked)
 {
 	env_teardown(_metadata, &self->env);
 }
@@ -202,12 +243,6 @@ static int more_refused(void)
 	int nr;
 
 	return sem_getvalue(&hook.refused, &nr) ? -errno : nr;
-}
-
-/* There is no order without a link where io-wq is asked for */
-static bool has_order(const struct queue_how *how)
-{
-	return !((how->front_flags | how->commit_flags) & IOSQE_ASYNC);
 }
 
 /* If a commit ran before its registration had ended, an open would be -EIO */
@@ -234,11 +269,8 @@ TEST_F(picked_reply, passes_through)
 	pass_through(_metadata, &self->env);
 }
 
-TEST_F(picked_reply, not_linked_passes_through)
+TEST_F(not_linked, passes_through)
 {
-	if (!has_order(&variant->how))
-		SKIP(return, "there is no order in io-wq");
-	hook.link = 0;
 	env_start(_metadata, &self->env, &self->cfg);
 	pass_through(_metadata, &self->env);
 }
@@ -263,23 +295,29 @@ static unsigned long count_enters(struct __test_metadata *_metadata,
 	return hook.enters;
 }
 
-TEST_F(picked_reply, costs_no_system_call)
+static void costs_no_system_call(struct __test_metadata *_metadata,
+				 struct env *env, struct ring_server_cfg *cfg)
 {
 	unsigned long plain;
 
-	self->cfg.depth = 1;
+	cfg->depth = 1;
 	env_pin(_metadata, 0);
 	hook.plain = true;
-	plain = count_enters(_metadata, &self->env, &self->cfg);
+	plain = count_enters(_metadata, env, cfg);
 	EXPECT_LT(3 * ROUNDS, plain);
 	hook.plain = false;
-	EXPECT_EQ(plain, count_enters(_metadata, &self->env, &self->cfg));
+	EXPECT_EQ(plain, count_enters(_metadata, env, cfg));
 	EXPECT_EQ(0, more_refused());
-	if (!has_order(&variant->how))
-		return;
-	hook.link = 0;
-	EXPECT_EQ(plain, count_enters(_metadata, &self->env, &self->cfg));
-	EXPECT_EQ(0, more_refused());
+}
+
+TEST_F(picked_reply, costs_no_system_call)
+{
+	costs_no_system_call(_metadata, &self->env, &self->cfg);
+}
+
+TEST_F(not_linked, costs_no_system_call)
+{
+	costs_no_system_call(_metadata, &self->env, &self->cfg);
 }
 
 /* What can be wrong with a registration */
@@ -338,15 +376,12 @@ TEST_F(picked_reply, refused)
 }
 
 /* Not linked, the reply has gone out, with an id that is not there */
-TEST_F(picked_reply, not_linked_refused)
+TEST_F(not_linked, refused)
 {
 	const struct issue_how how = { };
 	struct issuer issuer;
 	int i;
 
-	if (!has_order(&variant->how))
-		SKIP(return, "there is no order in io-wq");
-	hook.link = 0;
 	hook.bad_fd = BAD_FD;
 	env_start(_metadata, &self->env, &self->cfg);
 	for (i = 1; i <= ROUNDS; i++) {

@@ -85,6 +85,8 @@ static inline void queue_how_sqe(const struct queue_how *how,
 QUEUE_VARIANT_ADD(QUEUE_FIXTURE, inline) {
 };
 
+/* without a link io-wq has no order */
+#ifndef QUEUE_IN_ORDER
 QUEUE_VARIANT_ADD(QUEUE_FIXTURE, front_iowq) {
 	.how = { .front_flags = IOSQE_ASYNC },
 };
@@ -92,6 +94,7 @@ QUEUE_VARIANT_ADD(QUEUE_FIXTURE, front_iowq) {
 QUEUE_VARIANT_ADD(QUEUE_FIXTURE, commit_iowq) {
 	.how = { .commit_flags = IOSQE_ASYNC },
 };
+#endif
 
 QUEUE_VARIANT_ADD(QUEUE_FIXTURE, sqpoll) {
 	.how = { .ring_flags = IORING_SETUP_SQPOLL },
@@ -113,4 +116,5 @@ QUEUE_VARIANT_ADD(QUEUE_FIXTURE, fixed) {
 };
 
 #undef QUEUE_FIXTURE
+#undef QUEUE_IN_ORDER
 #endif
