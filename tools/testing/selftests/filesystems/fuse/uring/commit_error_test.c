@@ -10,6 +10,7 @@
 #include "cap.h"
 #include "commit_file.h"
 #include "env.h"
+#include "user_ns.h"
 #include "wait.h"
 
 /* Ring entries of the queue, it is only one, as the client stays on a CPU */
@@ -511,15 +512,6 @@ TEST_F(commit_error, without_fuse_passthrough)
 	close(fd);
 }
 
-static bool put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-
-	close(fd);
-	return ok;
-}
-
 /* Its root can mount and serve, but registers no files */
 TEST_F(commit_error, user_namespace)
 {
@@ -532,11 +524,8 @@ TEST_F(commit_error, user_namespace)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		if (user_ns_enter())
 			_exit(KSFT_SKIP);
-		EXPECT_TRUE(put("/proc/self/uid_map", "0 0 1"));
-		EXPECT_TRUE(put("/proc/self/setgroups", "deny"));
-		EXPECT_TRUE(put("/proc/self/gid_map", "0 0 1"));
 		start(_metadata, &self->env, COMMIT_FILE_INIT);
 		fd = env_open("file", O_RDONLY);
 		expect_refused(_metadata);

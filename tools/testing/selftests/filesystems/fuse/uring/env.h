@@ -116,7 +116,9 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 		return "no FUSE_PASSTHROUGH";
 	if (need & FUSE_HAS_IO_URING_BACKING)
 		return "no FUSE_HAS_IO_URING_BACKING";
-	return need ? "the kernel does not offer what is tested" : NULL;
+	if (need & FUSE_HAS_IO_URING_BACKING)
+		return "no FUSE_HAS_IO_URING_BACKING";
+	return need ? "FUSE_INIT lacks a flag that is needed" : NULL;
 }
 
 /**
