@@ -25,6 +25,8 @@ help:
 	@echo  '            collection, made in the kernel. MUTANT=NAME: that one'
 	@echo  ''
 	@echo  '  bench   - count what the ways to register a backing file cost'
+	@echo  '  bench-program - the program that does it, to measure time on any machine:'
+	@echo  '            build/bench/cost time, as root'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -53,6 +55,9 @@ fuzz storm faults stress:
 bench:
 	@$(COST)/bench
 
+bench-program:
+	@$(COST)/program
+
 tree:
 	@$(SERIES)/make-tree
 
@@ -74,6 +79,6 @@ clean:
 	@$(SERIES)/clean
 
 PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
-PHONY += fuzz storm faults stress bench tree refresh mail kernel clean
-PHONY += libfuse libfuse-mail
+PHONY += fuzz storm faults stress bench bench-program tree refresh mail kernel
+PHONY += clean libfuse libfuse-mail
 .PHONY: $(PHONY)

@@ -131,6 +131,18 @@ work_tree()
 	git -C "$tree" clean -qfd
 }
 
+# kvm_works IMAGE: that /dev/kvm opens says little: boot the kernel with it. It
+# panics for want of a root, which ends QEMU.
+kvm_works()
+{
+	[ -w /dev/kvm ] || return
+	timeout 30 qemu-system-x86_64 -accel kvm -cpu host -m 512 -nodefaults \
+		-display none -serial stdio -no-reboot -kernel "$1" \
+		-append "console=ttyS0 panic=-1" </dev/null >"$TMP/kvm" 2>&1 ||
+		return
+	grep -q 'Linux version' "$TMP/kvm"
+}
+
 # check_tree COMMIT: the work tree of the checks.
 check_tree() { work_tree "$CHECK/linux" "$1"; }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the parts of cost share: the ring server with the way that it has to
- * register a backing file, and its 32 files. One server at a time. What fails
- * ends the program.
+ * register a backing file, its files, and who opens them. One server at a time.
+ * What fails ends the program.
  */
 #ifndef COST_H
 #define COST_H
@@ -15,7 +15,10 @@
 #include "ids.h"
 #include "issue.h"
 
-/* The server has the files f0 to f31 of the one directory, and shows them here */
+/*
+ * The server has the files f0, f1, ... of the one directory, and shows them at
+ * the other, on a tmpfs of our own.
+ */
 #define BACK		"/tmp/back"
 #define MNT		"/tmp/mnt"
 
@@ -33,6 +36,9 @@ enum way {
 	LOOKUP,
 	SQPOLL,
 	AGED,
+	/* a registered file, and what the ways do beside it, done for nothing */
+	STAND_IN_IOCTLS,
+	STAND_IN_SQES,
 	NR_WAYS,
 };
 
@@ -41,6 +47,16 @@ extern const char * const way_name[NR_WAYS];
 /* How the server submits, a sum of these */
 #define DEFER	1	/* SINGLE_ISSUER and DEFER_TASKRUN */
 #define FIXED	2	/* the ring and the device are registered */
+
+extern const char * const submit_name[];
+
+/*
+ * Before start(): there is a queue for each CPU, and its thread is pinned to that.
+ * Else there has to be one CPU, and nothing of the server before is left.
+ */
+extern bool many_cpus;
+/* A UDP socket for STAND_IN_SQES, or -1 */
+extern int udp_socket;
 
 /* Of the server that runs. The queue's thread is the one that serves. */
 extern struct ring_server *server;
@@ -96,6 +112,14 @@ double getpid_cost(void);
 void set_fifo(bool on);
 
 /**
+ * pin() - have the calling thread run on one CPU
+ * @cpu:	its number
+ *
+ * Return: 0 or a negative errno.
+ */
+int pin(int cpu);
+
+/**
  * start() - start a server
  * @w:		the way that it has to register a file
  * @submit:	DEFER, FIXED
@@ -108,9 +132,15 @@ void stop(void);
 /**
  * opener_name() - the name of a file
  * @name:	16 bytes for it
- * @i:		0 to MAX_OPENERS - 1
+ * @i:		its number
  */
 void opener_name(char *name, int i);
+
+/**
+ * make_files() - make the directories and the files
+ * @n:		how many
+ */
+void make_files(int n);
 
 /**
  * open_back() - open a backing file
@@ -135,17 +165,64 @@ void register_id(int fd, int id);
 void ballast(int from, int to);
 
 /**
- * register_openers() - register all files, for the way REGISTERED
+ * register_openers() - register files, for the way REGISTERED
  * @on:		or close their ids
+ * @n:		how many, from the first on
  */
-void register_openers(bool on);
+void register_openers(bool on, int n);
 
 /** age() - open and close 300,000 ids */
 void age(void);
+
+/* A SCHED_FIFO thread that opens and closes a file, and yields; zeroed but for */
+struct opener {
+	/* the number of the file */
+	int file;
+	/* the CPU that it is pinned to, or -1 */
+	int cpu;
+	/* how often, before it takes the time, and then */
+	int warm_up;
+	int rounds;
+
+	/*
+	 * What @rounds took: units of the TSC, and clock cycles of the CPU, 0 if
+	 * it is not pinned or they cannot be counted.
+	 */
+	__u64 tsc;
+	__u64 cycles;
+
+	/* private */
+	pthread_t thread;
+};
+
+/**
+ * openers_start() - create the threads, which then wait
+ * @o:		an array
+ * @n:		of how many
+ */
+void openers_start(struct opener *o, int n);
+
+/**
+ * openers_run() - have them do it, until the last RELEASE is served
+ * @o:		started
+ * @n:		how many
+ *
+ * The caller is SCHED_FIFO, lest the first runs before others are woken up, and
+ * after it no more.
+ */
+void openers_run(struct opener *o, int n);
+
+/**
+ * openers_join() - end the threads
+ * @o:		were run
+ * @n:		how many
+ */
+void openers_join(struct opener *o, int n);
 
 /* What the program does, see cost.c */
 void do_rounds(int rotate);
 void do_profile(const char *name);
 void do_memory(void);
+void do_time(const char *turns);
 
 #endif /* COST_H */

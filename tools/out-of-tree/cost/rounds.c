@@ -3,9 +3,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/perf_event.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,34 +18,6 @@
 #define WARM_UP		512
 /* and when system calls are traced */
 #define TRACED		256
-
-static const char * const submit_name[] = {
-	"simple", "defer", "fixed", "defer+fixed",
-};
-
-static pthread_barrier_t begin, end;
-static int rounds_each;
-
-static void *opener(void *arg)
-{
-	char name[16], path[32];
-	int i, fd;
-
-	opener_name(name, (intptr_t)arg);
-	snprintf(path, sizeof(path), MNT "/%s", name);
-	set_fifo(true);
-	pthread_barrier_wait(&begin);
-	for (i = 0; i < rounds_each; i++) {
-		fd = open(path, O_RDONLY);
-		if (fd < 0)
-			die("%s: %s", path, strerror(errno));
-		close(fd);
-		/* nobody waits for RELEASE: have it served */
-		sched_yield();
-	}
-	pthread_barrier_wait(&end);
-	return NULL;
-}
 
 /* An empty function the plugin knows by its address */
 static __attribute_noinline__ void profile_begin(void)
@@ -139,18 +109,15 @@ static int trace_syscalls(pid_t tid)
  */
 static void run(int openers, int rounds, bool traced, struct counts *c)
 {
-	unsigned long released = ring_server_count(server, FUSE_RELEASE);
-	pthread_t threads[MAX_OPENERS];
+	struct opener o[MAX_OPENERS];
 	struct counts before, after;
 	__u64 insns;
 	int fd = -1, i;
 
-	rounds_each = rounds / openers;
-	pthread_barrier_init(&begin, NULL, openers + 1);
-	pthread_barrier_init(&end, NULL, openers + 1);
 	for (i = 0; i < openers; i++)
-		check("thread", -pthread_create(&threads[i], NULL, opener,
-						(void *)(intptr_t)i));
+		o[i] = (struct opener) { .file = i, .cpu = -1,
+					 .rounds = rounds / openers };
+	openers_start(o, openers);
 	if (traced)
 		fd = trace_syscalls(server_tid);
 
@@ -160,12 +127,7 @@ static void run(int openers, int rounds, bool traced, struct counts *c)
 	set_fifo(true);
 	snapshot(&before);
 	profile_begin();
-	pthread_barrier_wait(&begin);
-	set_fifo(false);
-	pthread_barrier_wait(&end);
-	/* RELEASE has no answer that a client waits for; not idle meanwhile */
-	while (ring_server_count(server, FUSE_RELEASE) < released + rounds)
-		sched_yield();
+	openers_run(o, openers);
 	insns = __rdtsc();
 	profile_end();
 	snapshot(&after);
@@ -184,10 +146,7 @@ static void run(int openers, int rounds, bool traced, struct counts *c)
 		c->syscalls = n;
 		close(fd);
 	}
-	for (i = 0; i < openers; i++)
-		pthread_join(threads[i], NULL);
-	pthread_barrier_destroy(&begin);
-	pthread_barrier_destroy(&end);
+	openers_join(o, openers);
 }
 
 static double per_round(double n)
@@ -200,12 +159,12 @@ static void measure(int submit, int openers, int nr_ids)
 	struct counts c, traced;
 
 	if (way == REGISTERED)
-		register_openers(true);
+		register_openers(true, MAX_OPENERS);
 	run(openers, WARM_UP, false, &c);
 	run(openers, ROUNDS, false, &c);
 	run(openers, TRACED, true, &traced);
 	if (way == REGISTERED)
-		register_openers(false);
+		register_openers(false, MAX_OPENERS);
 	/* the rest is kernel threads, or idle, which has no instructions */
 	if (c.own < c.insns - c.insns / 10)
 		die("%s: the CPU was idle", way_name[way]);
@@ -286,7 +245,7 @@ void do_profile(const char *name)
 	start(i, DEFER | FIXED);
 	ballast(1, 1);
 	if (way == REGISTERED)
-		register_openers(true);
+		register_openers(true, MAX_OPENERS);
 	run(1, WARM_UP, false, &c);
 	/* the plugin takes the second time */
 	run(1, ROUNDS, false, &c);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cost.h"
@@ -16,7 +17,12 @@
 
 const char * const way_name[NR_WAYS] = {
 	"plain", "registered", "ioctl", "separate", "linked", "unlinked",
-	"committed", "lookup", "sqpoll", "aged",
+	"committed", "lookup", "sqpoll", "aged", "stand-in-ioctls",
+	"stand-in-sqes",
+};
+
+const char * const submit_name[] = {
+	"simple", "defer", "fixed", "defer+fixed",
 };
 
 struct ring_server *server;
@@ -25,6 +31,9 @@ struct files files;
 enum way way;
 struct ring_queue *queue;
 pid_t server_tid;
+
+bool many_cpus;
+int udp_socket = -1;
 
 static bool fixed;
 static struct ids ids;
@@ -37,16 +46,30 @@ void set_fifo(bool on)
 		die("sched_setscheduler: %s", strerror(errno));
 }
 
+int pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
+}
+
 static void setup(struct ring_queue *q)
 {
+	int fds[] = { q->server->dev_fd, udp_socket };
+
 	queue = q;
 	server_tid = gettid();
+	/* a CPU that is not ours, or offline, sends no requests */
+	if (many_cpus)
+		pin(q->qid);
 	set_fifo(true);
 	if (!fixed)
 		return;
 	check("ring", io_uring_register_ring_fd(&q->ring) == 1 ? 0 : -EINVAL);
-	check("device", io_uring_register_files(&q->ring, &q->server->dev_fd,
-						1));
+	check("device", io_uring_register_files(&q->ring, fds,
+						udp_socket < 0 ? 1 : 2));
 }
 
 static void finish_sqe(struct io_uring_sqe *sqe)
@@ -73,6 +96,26 @@ static void set_id(struct ring_req *req, int id)
 	req->open->open_flags = FOPEN_PASSTHROUGH;
 	req->open->backing_id = id;
 	req->open->fh = id;
+}
+
+/* Fails at once */
+static void stand_in_ioctl(struct ring_req *req)
+{
+	if (!ioctl(req->server->dev_fd, _IO(FUSE_DEV_IOC_MAGIC, 255)) ||
+	    errno != ENOTTY)
+		die("the stand-in for an ioctl: %s", strerror(errno));
+}
+
+/* Succeeds when it is issued */
+static void stand_in_sqe(struct ring_req *req, int flags)
+{
+	struct io_uring_sqe *sqe = ring_queue_cmd(req->queue,
+						  SOCKET_URING_OP_SIOCOUTQ,
+						  (uintptr_t)req);
+
+	finish_sqe(sqe);
+	sqe->fd = fixed ? 1 : udp_socket;
+	sqe->flags |= flags | IOSQE_CQE_SKIP_SUCCESS;
 }
 
 static bool answer_open(struct ring_req *req)
@@ -108,13 +151,19 @@ static bool answer_open(struct ring_req *req)
 	case LOOKUP:
 		req->open->open_flags = FOPEN_PASSTHROUGH;
 		break;
+	case STAND_IN_IOCTLS:
+		stand_in_ioctl(req);
+		break;
+	case STAND_IN_SQES:
+		stand_in_sqe(req, IOSQE_IO_LINK);
+		break;
 	default:
 		break;
 	}
 	return true;
 }
 
-static void answer_release(struct ring_req *req)
+static bool answer_release(struct ring_req *req)
 {
 	const struct fuse_release_in *in = req->op;
 	__u32 id = in->fh;
@@ -136,9 +185,17 @@ static void answer_release(struct ring_req *req)
 	case SEPARATE:
 		finish_sqe(ids_queue_close(req->queue, id));
 		break;
+	case STAND_IN_IOCTLS:
+		stand_in_ioctl(req);
+		break;
+	case STAND_IN_SQES:
+		ring_req_commit(req);
+		stand_in_sqe(req, 0);
+		return false;
 	default:
 		break;
 	}
+	return true;
 }
 
 static bool reply(struct ring_req *req)
@@ -146,7 +203,7 @@ static bool reply(struct ring_req *req)
 	if (req->in.opcode == FUSE_OPEN)
 		return answer_open(req);
 	if (req->in.opcode == FUSE_RELEASE)
-		answer_release(req);
+		return answer_release(req);
 	/* once, and then it is in the cache */
 	if (req->in.opcode == FUSE_LOOKUP && way == LOOKUP)
 		req->fd = req->node->fd;
@@ -178,9 +235,25 @@ int open_back(const char *name)
 	return fd;
 }
 
+void make_files(int n)
+{
+	char path[32];
+	int i, fd;
+
+	if (mkdir(BACK, 0755) || mkdir(MNT, 0755))
+		die("/tmp: %s", strerror(errno));
+	for (i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), BACK "/f%d", i);
+		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0 || write(fd, path, sizeof(path)) < 0)
+			die("%s: %s", path, strerror(errno));
+		close(fd);
+	}
+}
+
 void start(enum way w, int submit)
 {
-	const struct issue_how how = { };
+	struct issue_how how = { };
 	const struct ring_server_cfg cfg = {
 		.init_flags = FUSE_OVER_IO_URING | FUSE_PASSTHROUGH |
 			      FUSE_COMMIT_BACKING,
@@ -198,7 +271,8 @@ void start(enum way w, int submit)
 
 	check(BACK, fd < 0 ? -errno : 0);
 	/* of a server before this one a million ids can be left to be freed */
-	sleep(2);
+	if (!many_cpus)
+		sleep(2);
 	way = w;
 	fixed = submit & FIXED;
 	memset(&files, 0, sizeof(files));
@@ -207,8 +281,9 @@ void start(enum way w, int submit)
 	memset(&ids, 0, sizeof(ids));
 	pthread_mutex_init(&ids.lock, NULL);
 	check("server", ring_server_start(&server, MNT, &cfg));
-	if (server->nr_queues != 1)
+	if (!many_cpus && server->nr_queues != 1)
 		die("there is more than one CPU, or no io_uring");
+	how.ioctl = !(server->offered & FUSE_HAS_IO_URING_BACKING);
 	check("ring", issuer_init(&issuer, &how, server->dev_fd));
 }
 
@@ -239,13 +314,13 @@ void ballast(int from, int to)
 	ids.last = to;
 }
 
-void register_openers(bool on)
+void register_openers(bool on, int n)
 {
 	struct ring_node *node;
 	char name[16];
 	int i;
 
-	for (i = 0; i < MAX_OPENERS; i++) {
+	for (i = 0; i < n; i++) {
 		opener_name(name, i);
 		node = files_node(&files, name);
 		if (!on)
