@@ -49,14 +49,15 @@ static struct sample *samples[2][2][NR_WAYS];
  */
 static void abort_when_killed(void)
 {
-	pid_t pid = getpid();
+	pid_t pid = getpid(), child = fork();
 	sigset_t set;
 	int sig;
 
+	check("fork", child);
+	if (child)
+		return;
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
-	if (fork())
-		return;
 	setsid();
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	close(STDOUT_FILENO);
