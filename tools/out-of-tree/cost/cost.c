@@ -14,7 +14,7 @@
  *
  *   cost syscall         how long a system call takes
  *   cost time [TURNS]    how long all ways take that the kernel has, so often
- *                        (48); as root. A table to be read goes to stderr
+ *                        (100); as root. A table to be read goes to stderr
  */
 #define _GNU_SOURCE
 #include <errno.h>

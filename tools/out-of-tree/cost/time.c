@@ -20,7 +20,7 @@
 #include "cost.h"
 #include "enable_uring.h"
 
-#define TURNS		48
+#define TURNS		100
 /* Of each opener in a turn, in all less than what a real-time thread may take */
 #define ROUNDS		1000
 #define WARM_UP		100
@@ -180,7 +180,7 @@ static struct sample measure(int n)
 		};
 	openers_start(o, n);
 	/* let RCU free what was used before, and others run */
-	usleep(100000);
+	usleep(30000);
 	set_fifo(true);
 	openers_run(o, n);
 	openers_join(o, n);
