@@ -106,7 +106,8 @@ static void do_mount(const char *type, const char *dir)
 static void reboot_at_exit(void)
 {
 	fflush(NULL);
-	reboot(RB_AUTOBOOT);
+	if (getpid() == 1)
+		reboot(RB_AUTOBOOT);
 }
 
 int main(int argc, char **argv)
@@ -147,7 +148,5 @@ int main(int argc, char **argv)
 	}
 	if (getpid() == 1)
 		printf("done\n");
-	if (fflush(stdout))
-		die("stdout: %s", strerror(errno));
 	return 0;
 }

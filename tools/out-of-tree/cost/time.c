@@ -7,11 +7,11 @@
 #include <cpuid.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -43,31 +43,44 @@ struct sample {
 /* By all CPUs or one, submits, way and turn */
 static struct sample *samples[2][2][NR_WAYS];
 
-/*
- * A client that waits for its server cannot be killed, and here they are one
- * process. So if its main thread ends, another one aborts the connection.
- */
-static void abort_when_killed(void)
-{
-	pid_t pid = getpid(), child = fork();
-	sigset_t set;
-	int sig;
+static pid_t parent;
 
-	check("fork", child);
-	if (child)
-		return;
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	setsid();
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	close(STDOUT_FILENO);
-	close(STDERR_FILENO);
-	prctl(PR_SET_PDEATHSIG, SIGUSR1);
-	/* or it has ended before */
-	if (getppid() == pid)
-		sigwait(&set, &sig);
+/* Of a client that waits for a server that has failed */
+static void abort_connection(void)
+{
 	umount2(MNT, MNT_FORCE);
-	_exit(0);
+}
+
+static void on_abort(int sig)
+{
+	(void)sig;
+	abort_connection();
+}
+
+/*
+ * Returns true in a child, which does the work, false if it has done it. Server
+ * and clients are one process: if it is killed, nobody answers FLUSH of the files
+ * that are open, and some kernels do not even end it with an abort. So who is
+ * killed is the parent, and the child then stops in order.
+ */
+static bool in_child(void)
+{
+	int status;
+	pid_t pid;
+
+	parent = getpid();
+	pid = fork();
+	check("fork", pid < 0 ? -errno : 0);
+	if (pid) {
+		if (waitpid(pid, &status, 0) != pid || status)
+			exit(1);
+		return false;
+	}
+	/* Ctrl-C is for the parent */
+	setsid();
+	signal(SIGABRT, on_abort);
+	atexit(abort_connection);
+	return true;
 }
 
 static void own_tmp(void)
@@ -210,6 +223,10 @@ static void do_turn(int turn)
 				way = ways[turn & 1 ? nr_ways - 1 - n : n];
 				samples[all][submit][way][turn] =
 					measure(all ? nr_cpus : 1);
+				if (getppid() != parent) {
+					stop();
+					exit(1);
+				}
 			}
 		}
 		stop();
@@ -391,10 +408,11 @@ void do_time(const char *arg)
 	/* is it allowed? */
 	set_fifo(true);
 	set_fifo(false);
+	if (!in_child())
+		return;
 	find_cpus();
 	own_tmp();
 	make_files(2 * nr_cpus);
-	abort_when_killed();
 	enable_uring_hold();
 	find_ways();
 	many_cpus = true;
@@ -415,4 +433,7 @@ void do_time(const char *arg)
 	ns = clock_ns(CLOCK_MONOTONIC_RAW) - ns;
 	tsc_ghz = (double)tsc / ns;
 	print_all();
+	if (fflush(stdout))
+		die("stdout: %s", strerror(errno));
+	exit(0);
 }
