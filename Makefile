@@ -25,6 +25,8 @@ help:
 	@echo  '            collection, made in the kernel. MUTANT=NAME: that one'
 	@echo  ''
 	@echo  '  bench   - count what the ways to register a backing file cost'
+	@echo  '  bench-scale - the same with many open files, and which locks they take:'
+	@echo  '            FILES= how many (100000)'
 	@echo  '  bench-program - the program that does it, to measure time on any machine:'
 	@echo  '            build/bench/cost time, as root'
 	@echo  ''
@@ -44,7 +46,7 @@ help:
 	@echo  'KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
 	@echo  'tree or a plain one, instead of the source package of Debian.'
 
-export KERNEL MUTANT TIME SQES SEED
+export KERNEL MUTANT TIME SQES SEED FILES
 
 run check check-debug check-arm64 check-libfuse mutants shell:
 	@$(BENCH)/$@
@@ -54,6 +56,9 @@ fuzz storm faults stress:
 
 bench:
 	@$(COST)/bench
+
+bench-scale:
+	@$(COST)/bench-scale
 
 bench-program:
 	@$(COST)/program
@@ -79,6 +84,6 @@ clean:
 	@$(SERIES)/clean
 
 PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
-PHONY += fuzz storm faults stress bench bench-program tree refresh mail kernel
-PHONY += clean libfuse libfuse-mail
+PHONY += fuzz storm faults stress bench bench-scale bench-program tree refresh
+PHONY += mail kernel clean libfuse libfuse-mail
 .PHONY: $(PHONY)

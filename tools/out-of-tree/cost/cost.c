@@ -9,6 +9,9 @@
  *   cost rounds ROTATE   all ways, the order turned by ROTATE
  *   cost memory          bytes of kernel memory for a registered file
  *   cost profile WAY     one way, between profile_begin() and profile_end()
+ *   cost scale WAY N     one way, with 1 to N open files
+ *   cost locks           how often the locks are taken; with any number of CPUs,
+ *                        without -icount
  *
  * Or on any machine:
  *
@@ -141,6 +144,10 @@ int main(int argc, char **argv)
 			do_memory();
 		} else if (!strcmp(mode, "profile") && argc == 3) {
 			do_profile(arg);
+		} else if (!strcmp(mode, "scale") && argc == 4) {
+			do_scale(arg, atoi(argv[3]));
+		} else if (!strcmp(mode, "locks")) {
+			do_locks();
 		} else {
 			die("what?");
 		}

@@ -58,6 +58,12 @@ extern bool many_cpus;
 /* A UDP socket for STAND_IN_SQES, or -1 */
 extern int udp_socket;
 
+/*
+ * Before requests: handle_many() is the handler, so no file is a node. Each is to
+ * be open only once at a time, and RELEASE has its id.
+ */
+extern bool many_files;
+
 /* Of the server that runs. The queue's thread is the one that serves. */
 extern struct ring_server *server;
 extern struct issuer issuer;
@@ -120,6 +126,30 @@ void set_fifo(bool on);
 int pin(int cpu);
 
 /**
+ * find_way() - a way by its name
+ * @name:	as in way_name
+ */
+enum way find_way(const char *name);
+
+/**
+ * slab() - wait for RCU, and measure the kernel's memory
+ *
+ * Return: bytes.
+ */
+long slab(void);
+
+/**
+ * handle_many() - answer a request as if there were any number of files
+ * @req:	LOOKUP of anything finds another regular file
+ *
+ * The node id is the number of the lookup, plus FUSE_ROOT_ID. The first backing
+ * file is the one of all.
+ *
+ * Return: as for handle() of struct ring_server_cfg.
+ */
+int handle_many(struct ring_req *req);
+
+/**
  * start() - start a server
  * @w:		the way that it has to register a file
  * @submit:	DEFER, FIXED
@@ -180,6 +210,8 @@ struct opener {
 	int file;
 	/* the CPU that it is pinned to, or -1 */
 	int cpu;
+	/* it has a file table of its own, as another process would */
+	bool own_fds;
 	/* how often, before it takes the time, and then */
 	int warm_up;
 	int rounds;
@@ -224,5 +256,7 @@ void do_rounds(int rotate);
 void do_profile(const char *name);
 void do_memory(void);
 void do_time(const char *turns);
+void do_scale(const char *name, int max);
+void do_locks(void);
 
 #endif /* COST_H */

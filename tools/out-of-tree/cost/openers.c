@@ -60,6 +60,8 @@ static void *opener(void *arg)
 	snprintf(path, sizeof(path), MNT "/%s", name);
 	if (o->cpu >= 0)
 		check("pin", pin(o->cpu));
+	if (o->own_fds && unshare(CLONE_FILES))
+		die("unshare: %s", strerror(errno));
 	set_fifo(true);
 	pthread_barrier_wait(&begin);
 	rounds(path, o->warm_up);

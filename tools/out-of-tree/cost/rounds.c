@@ -236,13 +236,8 @@ void do_rounds(int rotate)
 void do_profile(const char *name)
 {
 	struct counts c;
-	int i;
 
-	for (i = 0; i < NR_WAYS && strcmp(name, way_name[i]); i++)
-		;
-	if (i == NR_WAYS)
-		die("no way %s", name);
-	start(i, DEFER | FIXED);
+	start(find_way(name), DEFER | FIXED);
 	ballast(1, 1);
 	if (way == REGISTERED)
 		register_openers(true, MAX_OPENERS);

@@ -35,6 +35,8 @@ pid_t server_tid;
 bool many_cpus;
 int udp_socket = -1;
 
+bool many_files;
+
 static bool fixed;
 static struct ids ids;
 
@@ -140,7 +142,8 @@ static bool answer_open(struct ring_req *req)
 	case LINKED:
 	case UNLINKED:
 	case SQPOLL:
-		sqe = ids_queue_open(req, ids_get(&ids, req->node));
+		id = many_files ? ++ids.last : ids_get(&ids, req->node);
+		sqe = ids_queue_open(req, id);
 		if (way == UNLINKED)
 			sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
 		finish_sqe(sqe);
@@ -178,7 +181,8 @@ static bool answer_release(struct ring_req *req)
 	case LINKED:
 	case UNLINKED:
 	case SQPOLL:
-		id = ids_put(&ids, req->node);
+		if (!many_files)
+			id = ids_put(&ids, req->node);
 		if (id)
 			finish_sqe(ids_queue_close(req->queue, id));
 		break;
@@ -219,6 +223,17 @@ static void cqe(struct ring_queue *q, __u64 data, int res)
 		return;
 	set_id(req, res);
 	ring_req_commit(req);
+}
+
+enum way find_way(const char *name)
+{
+	int i;
+
+	for (i = 0; i < NR_WAYS && strcmp(name, way_name[i]); i++)
+		;
+	if (i == NR_WAYS)
+		die("no way %s", name);
+	return i;
 }
 
 void opener_name(char *name, int i)
