@@ -26,7 +26,7 @@ help:
 	@echo  ''
 	@echo  '  bench   - count what the ways to register a backing file cost'
 	@echo  '  bench-scale - the same with many open files, and which locks they take:'
-	@echo  '            FILES= how many (100000)'
+	@echo  '            FILES= how many, 1000000'
 	@echo  '  bench-program - the program that does it, to measure time on any machine:'
 	@echo  '            build/bench/cost time, as root'
 	@echo  ''
