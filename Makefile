@@ -3,6 +3,7 @@
 SERIES := tools/out-of-tree/series
 BENCH := tools/out-of-tree/bench
 COST := tools/out-of-tree/cost
+SERVER := tools/out-of-tree/server
 LIBFUSE := tools/out-of-tree/libfuse
 
 help:
@@ -29,6 +30,7 @@ help:
 	@echo  '            FILES= how many, 1000000'
 	@echo  '  bench-program - the program that does it, to measure time on any machine:'
 	@echo  '            build/bench/cost time, as root'
+	@echo  '  bench-server - the same for programs on a server of libfuse'
 	@echo  ''
 	@echo  'The series:'
 	@echo  '  tree    - the kernel with the series as a git branch in build/linux'
@@ -63,6 +65,9 @@ bench-scale:
 bench-program:
 	@$(COST)/program
 
+bench-server:
+	@$(SERVER)/bench
+
 tree:
 	@$(SERIES)/make-tree
 
@@ -84,6 +89,6 @@ clean:
 	@$(SERIES)/clean
 
 PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
-PHONY += fuzz storm faults stress bench bench-scale bench-program tree refresh
-PHONY += mail kernel clean libfuse libfuse-mail
+PHONY += fuzz storm faults stress bench bench-scale bench-program bench-server
+PHONY += tree refresh mail kernel clean libfuse libfuse-mail
 .PHONY: $(PHONY)
