@@ -9,7 +9,6 @@
  *   workloads calls          system calls of the server and requests to it
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -303,32 +302,6 @@ static void measure(const char *workload, void (*func)(void))
 	fflush(stdout);
 }
 
-static long count_fds(void)
-{
-	char path[32];
-	long n = 0;
-	DIR *dir;
-
-	sprintf(path, "/proc/%d/fd", server);
-	dir = opendir(path);
-	if (!dir)
-		die("%s: %s", path, strerror(errno));
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n - 2;
-}
-
-/* With all files known to the client, none open */
-static void print_state(void)
-{
-	/* let RCU free what was used before */
-	sleep(1);
-	printf("state\t%s\t%s\t%ld\t%ld\t%ld\n", way, file_system,
-	       file_number("/proc/meminfo", "Slab:"),
-	       file_number("/proc/sys/fs/file-nr", ""), count_fds());
-}
-
 static void copy(const char *from, const char *to)
 {
 	int in = open(from, O_RDONLY | O_CLOEXEC);
@@ -423,8 +396,6 @@ static void measure_way(const struct way *w)
 	sleep(1);
 	start_server(w);
 	measure("open-first", open_all);
-	if (!counting)
-		print_state();
 	measure("open", open_all);
 	measure("forget", forget);
 	measure("tar-in", tar_in);
