@@ -132,13 +132,18 @@ static uint64_t spinner_ns(void)
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
-/* Everything that can run does, until it waits: what nobody waited for is served */
+/*
+ * Everything that can run does, until it waits: RELEASE, which nobody waits for,
+ * is served. Then RCU frees what was used: what that takes must not be counted
+ * with what comes next.
+ */
 static void settle(void)
 {
 	int i;
 
 	for (i = 0; i < 4; i++)
 		sched_yield();
+	usleep(100000);
 }
 
 static void open_all(void)
@@ -276,7 +281,6 @@ static void measure(const char *workload, void (*func)(void))
 	uint64_t insns, idle;
 	int status;
 
-	settle();
 	if (counting)
 		clear_counts();
 	idle = spinner_ns();
@@ -395,11 +399,13 @@ static void measure_way(const struct way *w)
 	forget();
 	sleep(1);
 	start_server(w);
+	settle();
 	measure("open-first", open_all);
 	measure("open", open_all);
 	measure("forget", forget);
 	measure("tar-in", tar_in);
 	forget();
+	settle();
 	measure("tar-out", tar_out);
 	measure("status-first", git_status);
 	measure("status", git_status);
