@@ -27,6 +27,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -109,8 +110,11 @@ static void do_mount(const char *type, const char *dir)
 static void reboot_at_exit(void)
 {
 	fflush(NULL);
-	if (getpid() == 1)
-		reboot(RB_AUTOBOOT);
+	if (getpid() != 1)
+		return;
+	/* or other CPUs reboot while the console still prints */
+	tcdrain(STDOUT_FILENO);
+	reboot(RB_AUTOBOOT);
 }
 
 int main(int argc, char **argv)

@@ -8,9 +8,9 @@
 #include "cost.h"
 
 #define LOCK_STAT	"/proc/lock_stat"
-/* Of each opener */
-#define ROUNDS		1024
-#define WARM_UP		128
+/* Of all openers together */
+#define ROUNDS		8192
+#define WARM_UP		512
 
 /* Returns what LOCK_STAT was while they did it */
 static FILE *run(int openers, int rounds)
@@ -21,7 +21,7 @@ static FILE *run(int openers, int rounds)
 
 	for (i = 0; i < openers; i++)
 		o[i] = (struct opener) { .file = i, .cpu = i, .own_fds = true,
-					 .rounds = rounds };
+					 .rounds = rounds / openers };
 	openers_start(o, openers);
 	f = fopen(LOCK_STAT, "w");
 	if (!f || fputs("0", f) < 0 || fclose(f))
@@ -39,9 +39,9 @@ static FILE *run(int openers, int rounds)
 /* A line for each class: its contentions, acquisitions and more, behind the name */
 static void print(FILE *f, int openers)
 {
-	const double rounds = openers * ROUNDS;
 	unsigned long contentions, acquisitions;
 	char line[512], *name, *numbers;
+	int found = 0;
 
 	while (fgets(line, sizeof(line), f)) {
 		if (strstr(line, "WARNING"))
@@ -51,12 +51,16 @@ static void print(FILE *f, int openers)
 		    sscanf(numbers, ": %*u %lu %*s %*s %*s %*s %*u %lu",
 			   &contentions, &acquisitions) != 2)
 			continue;
+		found++;
 		*numbers = 0;
 		name = line + strspn(line, " ");
 		printf("lock\t%s\t%d\t%s\t%.4f\t%.4f\n", way_name[way], openers,
-		       name, acquisitions / rounds, contentions / rounds);
+		       name, (double)acquisitions / ROUNDS,
+		       (double)contentions / ROUNDS);
 	}
 	fclose(f);
+	if (!found)
+		die(LOCK_STAT ": no numbers");
 }
 
 void do_locks(void)
@@ -67,8 +71,8 @@ void do_locks(void)
 	int openers = get_nprocs_conf();
 	unsigned int i;
 
-	if (openers > MAX_OPENERS)
-		die("%d CPUs are too many", openers);
+	if (openers > MAX_OPENERS || ROUNDS % openers)
+		die("%d CPUs: want 1, 2, 4, ...", openers);
 	many_cpus = true;
 	for (i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
 		start(ways[i], DEFER | FIXED);
