@@ -20,7 +20,7 @@ pick(way, c) = sprintf("<awk -F '\\t' '$1 == \"run\" && $3 == \"ext4\" && $4 != 
 do for [c = 8:9] {
 	set title (c == 8 ? "Instructions" : "System calls of the server") . \
 		", ioctls with the open's fd = 1"
-	if (c == 8) { set key top right } else { unset key }
+	if (c == 8) { set key below noenhanced } else { unset key }
 	plot pick("none", c) using 1 title "no passthrough", \
 	     pick("open", c) using 1 title "commit, open's fd", \
 	     pick("inode-id", c) using 1 title "ioctls, O_PATH fd", \
