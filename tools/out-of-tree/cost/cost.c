@@ -24,11 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/syscall.h>
-#include <termios.h>
-#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
@@ -39,40 +35,6 @@ void check(const char *what, long err)
 {
 	if (err < 0)
 		die("%s: %s", what, strerror(-err));
-}
-
-long file_number(const char *path, const char *key, int field)
-{
-	char line[1024];
-	long n = -1;
-	FILE *f = fopen(path, "r");
-
-	if (!f)
-		die("%s: %s", path, strerror(errno));
-	while (n < 0 && fgets(line, sizeof(line), f)) {
-		char *word = strtok(line, " \t\n");
-		int i;
-
-		if (!word || (key && strcmp(word, key)))
-			continue;
-		for (i = 0; i < field && word; i++)
-			word = strtok(NULL, " \t\n");
-		if (word)
-			n = atol(word);
-	}
-	fclose(f);
-	if (n < 0)
-		die("%s: no %s", path, key ?: "number");
-	return n;
-}
-
-__u64 clock_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	if (clock_gettime(clock, &ts))
-		die("clock %d: %s", clock, strerror(errno));
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
 double getpid_cost(void)
@@ -99,22 +61,6 @@ static void do_syscall(void)
 	tsc = __rdtsc() - tsc;
 	ns = clock_ns(CLOCK_MONOTONIC) - ns;
 	printf("%.1f\t%.3f\n", cost * ns / tsc, (double)tsc / ns);
-}
-
-static void do_mount(const char *type, const char *dir)
-{
-	if (mount(type, dir, type, 0, NULL) && errno != EBUSY)
-		die("mount %s: %s", type, strerror(errno));
-}
-
-static void reboot_at_exit(void)
-{
-	fflush(NULL);
-	if (getpid() != 1)
-		return;
-	/* or other CPUs reboot while the console still prints */
-	tcdrain(STDOUT_FILENO);
-	reboot(RB_AUTOBOOT);
 }
 
 int main(int argc, char **argv)

@@ -15,6 +15,9 @@
 #include "ids.h"
 #include "issue.h"
 
+#define PROGRAM	"cost"
+#include "init.h"
+
 /*
  * The server has the files f0, f1, ... of the one directory, and shows them at
  * the other, on a tmpfs of our own.
@@ -72,33 +75,12 @@ extern enum way way;
 extern struct ring_queue *queue;
 extern pid_t server_tid;
 
-#define die(fmt, ...) do {						\
-	fprintf(stderr, "cost: " fmt "\n", ##__VA_ARGS__);		\
-	exit(1);							\
-} while (0)
-
 /**
  * check() - end the program with a message if something has failed
  * @what:	what was done
  * @err:	what it returned: a negative errno if it failed
  */
 void check(const char *what, long err);
-
-/**
- * file_number() - a number from a file, as /proc has them
- * @path:	the file
- * @key:	the word that its line begins with, NULL: the first line
- * @field:	which word of the line, from 0
- */
-long file_number(const char *path, const char *key, int field);
-
-/**
- * clock_ns() - the time
- * @clock:	as clock_gettime() takes it
- *
- * Return: nanoseconds.
- */
-__u64 clock_ns(clockid_t clock);
 
 /**
  * getpid_cost() - what a system call takes

@@ -14,19 +14,19 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
+
+#define PROGRAM	"workloads"
+#include "init.h"
 
 #define SRC		"/src"
 #define MNT		"/mnt"
@@ -63,11 +63,6 @@ static const char *way, *file_system;
 static bool counting;
 static pid_t server, spinner;
 
-#define die(fmt, ...) do {						\
-	fprintf(stderr, "workloads: " fmt "\n", ##__VA_ARGS__);		\
-	exit(1);							\
-} while (0)
-
 static void check(const char *what, int ret)
 {
 	if (ret < 0)
@@ -92,24 +87,6 @@ static void write_file(const char *path, const char *text)
 	close(fd);
 }
 
-static long file_number(const char *path, const char *key)
-{
-	char line[256];
-	long n = -1;
-	FILE *f = fopen(path, "r");
-
-	if (!f)
-		die("%s: %s", path, strerror(errno));
-	while (n < 0 && fgets(line, sizeof(line), f)) {
-		if (!strncmp(line, key, strlen(key)))
-			n = atol(line + strlen(key));
-	}
-	fclose(f);
-	if (n < 0)
-		die("%s: no %s", path, key);
-	return n;
-}
-
 /* Runs when all others wait, so that the TSC never skips idle time */
 static void start_spinner(void)
 {
@@ -124,12 +101,11 @@ static void start_spinner(void)
 
 static uint64_t spinner_ns(void)
 {
-	struct timespec ts;
 	clockid_t clock;
 
-	if (clock_getcpuclockid(spinner, &clock) || clock_gettime(clock, &ts))
+	if (clock_getcpuclockid(spinner, &clock))
 		die("no clock of process %d", spinner);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+	return clock_ns(clock);
 }
 
 /*
@@ -237,7 +213,7 @@ static void print_counts(const char *kind, const char *workload,
 static void read_hist(const char *path, bool by_task, long *counts)
 {
 	char line[256];
-	long n, dropped = file_number(path, "    Dropped: ");
+	long n, dropped = file_number(path, "Dropped:", 1);
 	FILE *f = fopen(path, "r");
 	int tid, nr;
 
@@ -412,20 +388,6 @@ static void measure_way(const struct way *w)
 	measure("checkout", git_checkout);
 	measure("compile", compile);
 	stop_server();
-}
-
-static void reboot_at_exit(void)
-{
-	if (getpid() != 1)
-		return;
-	fflush(NULL);
-	reboot(RB_AUTOBOOT);
-}
-
-static void do_mount(const char *type, const char *dir)
-{
-	if (mount(type, dir, type, 0, NULL) && errno != EBUSY)
-		die("mount %s: %s", type, strerror(errno));
 }
 
 static void setup(void)
