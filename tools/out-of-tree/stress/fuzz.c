@@ -661,6 +661,7 @@ static void __noreturn serve(int dir_fd)
 		.hooks = { .reply = reply, .refused = refused, .cqe = cqe,
 			   .sqe = commit_file },
 	};
+	struct stat st;
 	int i, j, id;
 
 	for (i = 0; i < ALL_FDS; i++)
@@ -673,6 +674,8 @@ static void __noreturn serve(int dir_fd)
 		files_init(&conn->files, dup(dir_fd));
 		cfg.priv = &conn->files;
 		check_zero(ring_server_start(&conn->server, mounts[i], &cfg));
+		/* until all queues are there, ADD_QUEUE can add one */
+		check_zero(stat(mounts[i], &st));
 		for (j = 0; j < 2; j++)
 			check_zero(issuer_init(&conn->issuers[j], &hows[j],
 					       conn->server->dev_fd));
