@@ -60,11 +60,11 @@ JOBS=$(nproc)
 
 # kmake TREE OUT ARG...: the kernel's make. Objects below build/ beside the
 # tree (../linux seen from OUT), so that ccache sees the same command line
-# whichever tree of ours it is.
+# whichever tree of ours it is. A relative OUT is not below TREE.
 kmake()
 {
-	make -C "$1" O="$2" -j"$JOBS" LOCALVERSION= CC="ccache gcc" \
-		HOSTCC="ccache gcc" "${@:3}"
+	make -C "$1" O="$(realpath -ms "$2")" -j"$JOBS" LOCALVERSION= \
+		CC="ccache gcc" HOSTCC="ccache gcc" "${@:3}"
 }
 
 # The prefixes of Debian's cross compilers, by the kernel's ARCH.
