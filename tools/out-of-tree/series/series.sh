@@ -88,8 +88,8 @@ read_series()
 		[ "$number" != "${last%% *}" ] ||
 			die "$patch: ${last#* } has the same number"
 		last="$number $patch"
-		[[ $number == 0[01]* ]] ||
-			die "$patch: 00NN is series 0, 01NN is series 1, there are no others"
+		[[ $number == 0[0-3]* ]] ||
+			die "$patch: 00NN is series 0, and so on to 03NN, there are no others"
 		[[ $patch == */* ]] || die "$patch: a patch stands in a folder"
 		while IFS= read -r file; do
 			[ "${OWNER[$file]+there}" ] ||
