@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 
-SERIES := tools/out-of-tree/series
-BENCH := tools/out-of-tree/bench
-COST := tools/out-of-tree/cost
-SERVER := tools/out-of-tree/server
-LIBFUSE := tools/out-of-tree/libfuse
+TOOLS := tools/out-of-tree
 
 help:
 	@echo  'Main targets:'
@@ -50,43 +46,55 @@ help:
 
 export KERNEL MUTANT TIME SQES SEED FILES
 
-run check check-debug check-arm64 check-libfuse mutants shell:
-	@$(BENCH)/$@
+run shell:
+	@$(TOOLS)/kernel/$@
+
+check:
+	@$(TOOLS)/check/run
+
+check-debug check-arm64:
+	@$(TOOLS)/check/$(@:check-%=%)
+
+check-libfuse:
+	@$(TOOLS)/libfuse/check
 
 fuzz storm faults stress:
-	@$(BENCH)/stress $@
+	@$(TOOLS)/stress/run $@
+
+mutants:
+	@$(TOOLS)/mutants/run
 
 bench:
-	@$(COST)/bench
+	@$(TOOLS)/cost/bench
 
 bench-scale:
-	@$(COST)/bench-scale
+	@$(TOOLS)/cost/bench-scale
 
 bench-program:
-	@$(COST)/program
+	@$(TOOLS)/cost/program
 
 bench-server:
-	@$(SERVER)/bench
+	@$(TOOLS)/server/bench
 
 tree:
-	@$(SERIES)/make-tree
+	@$(TOOLS)/series/make-tree
 
 refresh mail:
-	@$(SERIES)/$@
+	@$(TOOLS)/series/$@
 
 libfuse:
-	@$(LIBFUSE)/build
+	@$(TOOLS)/libfuse/build
 
 libfuse-mail:
-	@$(LIBFUSE)/mail
+	@$(TOOLS)/libfuse/mail
 
 kernel:
-	@$(BENCH)/deps run
-	@$(SERIES)/make-tree
-	@$(BENCH)/kernel
+	@$(TOOLS)/kernel/deps run
+	@$(TOOLS)/series/make-tree
+	@$(TOOLS)/kernel/build
 
 clean:
-	@$(SERIES)/clean
+	@$(TOOLS)/series/clean
 
 PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
 PHONY += fuzz storm faults stress bench bench-scale bench-program bench-server

@@ -4,6 +4,7 @@
 # What every script here begins with:  . "$(dirname "$0")/../common.sh"
 #
 #   ROOT   top of this repository
+#   TOOLS  tools/out-of-tree in it
 #   BUILD  what is made from it (build/, not committed)
 #   CACHE  what is downloaded or slow to make, shared by all clones
 #   TMP    a directory for small files, gone when the script ends
@@ -12,6 +13,8 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+# shellcheck disable=SC2034  # for those who source this
+TOOLS=$ROOT/tools/out-of-tree
 BUILD=$ROOT/build
 # Not everything that starts us, a CI for one, has a HOME; ~ is known anyhow.
 export HOME=${HOME:-~}

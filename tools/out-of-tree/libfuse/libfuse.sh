@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the scripts of this directory share. Sourced instead of bench.sh.
+# What the scripts of this directory share. Sourced instead of kernel.sh.
 #
 # build/libfuse has the patched source as a git repository, and for each
 # VARIANT of the library a build directory, and below guest/ what runs in the
 # guest.
 
-# shellcheck source=tools/out-of-tree/bench/bench.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../bench/bench.sh"
+# shellcheck source=tools/out-of-tree/kernel/kernel.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../kernel/kernel.sh"
 # shellcheck source=tools/out-of-tree/apt.sh
-. "$ROOT/tools/out-of-tree/apt.sh"
+. "$TOOLS/apt.sh"
 
-PATCHES=$ROOT/tools/out-of-tree/libfuse
+PATCHES=$TOOLS/libfuse
 LIBFUSE=$BUILD/libfuse
 SOURCE=$LIBFUSE/source
 mkdir -p "$LIBFUSE"
@@ -77,7 +77,7 @@ build_variant()
 	local name=$1 source=$2 out=$LIBFUSE/$1
 	local -x PKG_CONFIG_PATH
 
-	PKG_CONFIG_PATH=$("$BENCH/libs") || exit
+	PKG_CONFIG_PATH=$("$TOOLS/kernel/libs") || exit
 	[ -e "$out/build.ninja" ] ||
 		CC="ccache gcc" CXX="ccache g++" meson setup "$out" "$source" \
 			-Ddefault_library=static -Duseroot=false "${@:3}"
