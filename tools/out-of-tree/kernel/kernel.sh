@@ -20,8 +20,7 @@ OURS=^$URING:
 # shellcheck disable=SC2034
 RUNNER=(./run_kselftest.sh -c filesystems/fuse -c "$URING")
 # The one case that needs a kernel without passthrough: see check/without.
-# shellcheck disable=SC2034
-ELSEWHERE=capability.eopnotsupp_without_passthrough
+export ELSEWHERE=capability.eopnotsupp_without_passthrough
 LOG=$BUILD/log
 mkdir -p "$LOG"
 
@@ -104,30 +103,6 @@ build_all()
 	"$TOOLS/kernel/selftests" "$BUILD/linux" "$1"
 }
 
-# work_tree TREE COMMIT: TREE, another work tree of build/linux, at COMMIT. Files
-# that stay the same are not touched.
-work_tree()
-{
-	local tree=$1 commit=$2
-	local -x GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
-
-	if [ ! -e "$tree/.git" ] ||
-	   ! git -C "$tree" rev-parse -q --verify HEAD >/dev/null 2>&1; then
-		need_space "$BUILD" 2
-		rm -rf "$tree"
-		git -C "$BUILD/linux" worktree prune
-		git -C "$BUILD/linux" -c checkout.workers=0 worktree add -q \
-			--detach --force "$tree" "$commit"
-		return
-	fi
-	# Whatever an interrupted run left.
-	rm -rf "$(git -C "$tree" rev-parse --git-path rebase-apply)"
-	rm -f "$(git -C "$tree" rev-parse --git-path index.lock)"
-	git -C "$tree" -c advice.detachedHead=false checkout -q --force \
-		--detach "$commit"
-	git -C "$tree" clean -qfd
-}
-
 # kvm_works IMAGE: that /dev/kvm opens says little: boot the kernel with it. It
 # panics for want of a root, which ends QEMU. Without KVM that may abort, and the
 # shell would say so.
@@ -142,7 +117,7 @@ kvm_works()
 } 2>/dev/null
 
 # check_tree COMMIT: the work tree of the checks.
-check_tree() { work_tree "$CHECK/linux" "$1"; }
+check_tree() { "$TOOLS/kernel/work-tree" "$CHECK/linux" "$1"; }
 
 # is_tty: is somebody watching the progress?
 is_tty() { [ -t "$SAY_FD" ]; }
