@@ -38,6 +38,7 @@ help:
 	@echo  'The kernel:'
 	@echo  '  kernel  - build it; build/kernel/arch/x86/boot/bzImage'
 	@echo  '  shell   - a root shell in it'
+	@echo  '  example - the example server; build/example/server'
 	@echo  ''
 	@echo  '  clean   - remove build/'
 	@echo  ''
@@ -93,10 +94,13 @@ kernel:
 	@$(TOOLS)/series/make-tree
 	@$(TOOLS)/kernel/build
 
+example: kernel
+	@$(TOOLS)/example/build
+
 clean:
 	@$(TOOLS)/series/clean
 
 PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
 PHONY += fuzz storm faults stress bench bench-scale bench-program bench-server
-PHONY += tree refresh mail kernel clean libfuse libfuse-mail
+PHONY += tree refresh mail kernel example clean libfuse libfuse-mail
 .PHONY: $(PHONY)

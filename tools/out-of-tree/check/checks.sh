@@ -64,8 +64,12 @@ check_boot()
 	((skipped += $(count skip))) || :
 }
 
+# finish TARGET
 finish()
 {
-	say "$passed passed, $failed failed, $skipped skipped"
+	local closing="$passed passed, $failed failed, $skipped skipped"
+
+	say "$closing"
+	"$TOOLS/kernel/ran" "$1" "$closing, $((SECONDS / 60)) minutes"
 	exit $((failed > 0))
 }

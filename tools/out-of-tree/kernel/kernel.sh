@@ -20,7 +20,7 @@ OURS=^$URING:
 # shellcheck disable=SC2034
 RUNNER=(./run_kselftest.sh -c filesystems/fuse -c "$URING")
 # The one case that needs a kernel without passthrough: see check/without.
-export ELSEWHERE=capability.eopnotsupp_without_passthrough
+export ELSEWHERE=eopnotsupp_without_passthrough
 LOG=$BUILD/log
 mkdir -p "$LOG"
 

@@ -17,7 +17,7 @@ import typing
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import BUILD, PLAIN, ROOT, TMP, TOOLS, die, read, run, say
+from common import BUILD, PLAIN, TMP, TOOLS, die, read, run, say
 
 HERE = TOOLS / "series"
 TREE = BUILD / "linux"
