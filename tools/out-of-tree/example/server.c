@@ -74,11 +74,12 @@ static struct io_uring_sqe *queue_cmd(struct queue *q, struct entry *ent,
 
 static void commit(struct queue *q, struct entry *ent)
 {
-	struct io_uring_sqe *sqe = queue_cmd(q, ent, ent->fd < 0 ?
-					     FUSE_IO_URING_CMD_COMMIT_AND_FETCH :
-					     FUSE_IO_URING_CMD_COMMIT_BACKING);
-	struct fuse_uring_cmd_req *cmd = (void *)sqe->cmd;
+	enum fuse_uring_cmd op = FUSE_IO_URING_CMD_COMMIT_AND_FETCH;
+	struct fuse_uring_cmd_req *cmd;
 
+	if (ent->fd >= 0)
+		op = FUSE_IO_URING_CMD_COMMIT_BACKING;
+	cmd = (void *)queue_cmd(q, ent, op)->cmd;
 	cmd->commit_id = ent->hdr.ring_ent_in_out.commit_id;
 	cmd->flags = ent->flags;
 	if (ent->fd >= 0)
