@@ -26,5 +26,6 @@ do for [c = 8:9] {
 	     pick("inode-id", c) using 1 title "ioctls, O_PATH fd", \
 	     pick("inode", c) using 1 title "commit, O_PATH fd", \
 	     pick("kept", c) using 1 title "ioctls, ids kept", \
-	     pick("lookup", c) using 1 title "LOOKUP"
+	     pick("no-open", c) using 1 title "no open", \
+	     pick("native", c) using 1 title "native"
 }

@@ -42,8 +42,9 @@
 #define DIRS		10
 #define FILES_EACH	1000
 
-#define NR_WAYS	7
+#define NR_WAYS	8
 
+/* without option there is no server */
 static const struct way {
 	const char *name;
 	const char *option;
@@ -54,7 +55,8 @@ static const struct way {
 	{ "kept", "--backing=kept" },
 	{ "open", "--backing=open" },
 	{ "inode", "--backing=inode" },
-	{ "lookup", "--backing=lookup" },
+	{ "no-open", "--no-open" },
+	{ "native", NULL },
 };
 
 static const char * const file_systems[] = { "ext4", "tmpfs" };
@@ -316,6 +318,10 @@ static void start_server(const struct way *w)
 	int i, log;
 
 	way = w->name;
+	if (!w->option) {
+		check(MNT, mount(SRC, MNT, NULL, MS_BIND, NULL));
+		return;
+	}
 	check(MNT, stat(MNT, &before));
 	server = fork();
 	check("fork", server);
@@ -355,15 +361,18 @@ static void unmount(const char *dir)
 	die("%s, umount %s: %s", way, dir, strerror(errno));
 }
 
-static void stop_server(void)
+static void stop_server(const struct way *w)
 {
 	int status;
 
 	unmount(MNT);
-	check("wait", waitpid(server, &status, 0));
-	if (status) {
-		copy(SERVER_LOG, "/dev/console");
-		die("%s: the server ended with %#x", way, status);
+	if (w->option) {
+		check("wait", waitpid(server, &status, 0));
+		if (status) {
+			copy(SERVER_LOG, "/dev/console");
+			die("%s: the server ended with %#x", way, status);
+		}
+		server = 0;
 	}
 	unmount(SRC);
 }
@@ -387,7 +396,7 @@ static void measure_way(const struct way *w)
 	measure("status", git_status);
 	measure("checkout", git_checkout);
 	measure("compile", compile);
-	stop_server();
+	stop_server(w);
 }
 
 static void setup(void)
