@@ -6,25 +6,20 @@
  *
  * All of it is in a mount namespace of the test's own, so that nothing is left
  * however it ends. Functions with a _metadata fail the test by themselves; that
- * is why this is a header. Else those that return int return 0 (or what is said)
- * or a negative errno.
+ * is why this is a header.
  */
 #ifndef ENV_H
 #define ENV_H
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
-#include <stdio.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "kselftest_harness.h"
-#include "enable_uring.h"
 #include "files.h"
+#include "sys.h"
 
 #define ENV_BACK	"/tmp/back"
 #define ENV_MNT		"/tmp/mnt"
@@ -34,6 +29,17 @@
 
 /* What a server of backing files negotiates */
 #define ENV_INIT	(FUSE_OVER_IO_URING | FUSE_PASSTHROUGH)
+/* and needs for an enum issue_by */
+#define ENV_NEED(by)	(ENV_INIT | FUSE_HAS_COMMIT_BACKING |		\
+			 ((by) == BY_COMMAND ? FUSE_HAS_IO_URING_BACKING : 0))
+
+/* The main() of each program */
+#define ENV_MAIN						\
+	int main(int argc, char **argv)				\
+	{							\
+		enable_uring_hold();				\
+		exit(test_harness_run(argc, argv));		\
+	}
 
 struct env {
 	/* first: the priv of the server is the env */
@@ -41,13 +47,11 @@ struct env {
 	struct ring_server *server;
 	/* tells that the backing file system is gone */
 	int inotify_fd;
+	/* the first CPUs that the test may use */
+	unsigned int cpu[2], nr_cpus;
 };
 
-/**
- * env_stop() - unmount, which has to work, and end the server
- * @_metadata:	of the test
- * @env:	set up; can be started again
- */
+/* Unmount, which has to work, and end the server; it can be started again */
 static __maybe_unused void
 env_stop(struct __test_metadata *_metadata, struct env *env)
 {
@@ -55,45 +59,47 @@ env_stop(struct __test_metadata *_metadata, struct env *env)
 	env->server = NULL;
 }
 
-static void env_abort(int sig)
+/* Is a command there, whatever it says to one without a file? */
+static __maybe_unused bool env_has_cmd(int dev_fd, __u32 cmd_op)
 {
-	umount2(ENV_MNT, MNT_FORCE);
-}
+	const struct fuse_uring_cmd_req req = { .backing.map.fd = -1 };
+	struct issuer issuer;
+	int res = issuer_init(&issuer, NULL, dev_fd, 0);
 
-static void *env_deadline(void *seconds)
-{
-	sleep((uintptr_t)seconds);
-	env_abort(0);
-	return NULL;
+	if (!res)
+		res = issue(&issuer, cmd_op, &req);
+	issuer_exit(&issuer);
+	return res != -EINVAL && res != -EOPNOTSUPP;
 }
 
 /**
  * env_setup() - make the directories, and ask the kernel what it can do
  * @_metadata:	of the test
  * @env:	to be filled in
- * @need:	FUSE_INIT flags
+ * @need:	FUSE_INIT flags; the test fails if one is not offered by a kernel
+ *		that has what it stands for
  *
  * Return: why the test cannot run here, to SKIP with, or NULL.
  */
 static __maybe_unused const char *
 env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 {
-	const struct ring_server_cfg probe = { .no_queues = true };
-	pthread_t thread;
-	__u64 offered;
+	const struct ring_server_cfg probe = {
+		.init_flags = ENV_INIT,
+		.max_stack_depth = 1,
+		.no_queues = true,
+	};
+	unsigned int i;
+	__u64 missing;
+	cpu_set_t set;
 	int fd, err;
 
 	if (geteuid())
 		return "needs root";
+	/* a test that was killed may have left it off */
+	enable_uring(true);
 	ASSERT_EQ(0, unshare(CLONE_NEWNS));
 	ASSERT_EQ(0, mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
-	/*
-	 * A client that waits for its server cannot be killed, and here they are
-	 * one process: abort the connection before that or the harness ends it.
-	 */
-	signal(SIGABRT, env_abort);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, env_deadline,
-				    (void *)(uintptr_t)(_metadata->timeout - 3)));
 	ASSERT_EQ(0, mount("tmp", "/tmp", "tmpfs", 0, NULL));
 	ASSERT_EQ(0, mkdir(ENV_BACK, 0755));
 	ASSERT_EQ(0, mkdir(ENV_MNT, 0755));
@@ -103,37 +109,50 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 	fd = open(ENV_BACK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
 	files_init(&env->files, fd);
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(set), &set));
+	for (i = 0; i < CPU_SETSIZE && env->nr_cpus < 2; i++) {
+		if (CPU_ISSET(i, &set))
+			env->cpu[env->nr_cpus++] = i;
+	}
 
 	err = ring_server_start(&env->server, ENV_MNT, &probe);
-	if (err)
-		return "FUSE_INIT does not come: is there no /dev/fuse?";
-	offered = env->server->offered;
-	env_stop(_metadata, env);
-	need &= ~offered;
-	if (need & FUSE_OVER_IO_URING)
+	if (err == -ENOENT || err == -ENODEV || err == -ENXIO)
+		return "no FUSE";
+	ASSERT_EQ(0, err);
+	fd = env->server->dev_fd;
+	missing = need & ~env->server->offered;
+	if (missing & FUSE_OVER_IO_URING)
 		return "no FUSE_OVER_IO_URING";
-	if (need & FUSE_PASSTHROUGH)
+	if (missing & FUSE_PASSTHROUGH)
 		return "no FUSE_PASSTHROUGH";
-	if (need & FUSE_HAS_IO_URING_BACKING)
+	if (missing & FUSE_HAS_COMMIT_BACKING) {
+		ASSERT_FALSE(env_has_cmd(fd, FUSE_IO_URING_CMD_COMMIT_BACKING));
+		return "no FUSE_HAS_COMMIT_BACKING";
+	}
+	if (missing & FUSE_HAS_IO_URING_BACKING) {
+		ASSERT_FALSE(env_has_cmd(fd, FUSE_IO_URING_CMD_BACKING_OPEN));
 		return "no FUSE_HAS_IO_URING_BACKING";
-	if (need & FUSE_HAS_IO_URING_BACKING)
-		return "no FUSE_HAS_IO_URING_BACKING";
-	return need ? "FUSE_INIT lacks a flag that is needed" : NULL;
+	}
+	env_stop(_metadata, env);
+	return NULL;
 }
 
 /**
  * env_start() - mount and serve
  * @_metadata:	of the test
  * @env:	set up
- * @cfg:	as for ring_server_start(); NULL: one with ENV_INIT. What is 0 in
- *		max_stack_depth, handle and priv is set to 1, files_handle() and
- *		@env
+ * @cfg:	as for ring_server_start(); NULL: one with ENV_INIT and
+ *		FILES_HOOKS. What is 0 in max_stack_depth, handle and priv is
+ *		set to 1, files_handle() and @env
  */
 static __maybe_unused void
 env_start(struct __test_metadata *_metadata, struct env *env,
 	  const struct ring_server_cfg *cfg)
 {
-	struct ring_server_cfg c = { .init_flags = ENV_INIT };
+	struct ring_server_cfg c = {
+		.init_flags = ENV_INIT,
+		.hooks = FILES_HOOKS,
+	};
 
 	if (cfg)
 		c = *cfg;
@@ -146,26 +165,16 @@ env_start(struct __test_metadata *_metadata, struct env *env,
 	ASSERT_EQ(0, ring_server_start(&env->server, ENV_MNT, &c));
 }
 
-/**
- * env_teardown() - undo all of it
- * @_metadata:	of the test
- * @env:	set up or zeroed
- *
- * The test fails if something still holds a backing file: their file system has
- * to go.
+/*
+ * Undo all of it. The test fails if something still holds a backing file: their
+ * file system has to go.
  */
 static __maybe_unused void
 env_teardown(struct __test_metadata *_metadata, struct env *env)
 {
 	struct pollfd pfd = { .fd = env->inotify_fd, .events = POLLIN };
-	union {
-		struct inotify_event event;
-		char buf[4096];
-	} in;
+	struct inotify_event event = { };
 
-	/* it was not set up */
-	if (!env->inotify_fd)
-		return;
 	env_stop(_metadata, env);
 	files_exit(&env->files);
 	/*
@@ -174,30 +183,22 @@ env_teardown(struct __test_metadata *_metadata, struct env *env)
 	 */
 	EXPECT_EQ(0, umount2(ENV_BACK, MNT_DETACH));
 	do {
-		if (poll(&pfd, 1, RING_PATIENCE * 1000) != 1) {
-			EXPECT_TRUE(false) {
-				TH_LOG("something still holds a backing file");
-			}
-			break;
+		ASSERT_EQ(1, poll(&pfd, 1, RING_PATIENCE * 1000)) {
+			TH_LOG("something still holds a backing file");
 		}
-		if (read(pfd.fd, &in, sizeof(in)) < 0)
-			break;
-	} while (!(in.event.mask & (IN_UNMOUNT | IN_IGNORED)));
+		ASSERT_EQ(sizeof(event), read(pfd.fd, &event, sizeof(event)));
+	} while (!(event.mask & (IN_UNMOUNT | IN_IGNORED)));
 	close(env->inotify_fd);
 }
 
-static char content(const char *name, size_t i)
+static char env_content(const char *name, size_t i)
 {
 	return i * 7 + i / 256 + name[0];
 }
 
-/**
- * env_file() - make or overwrite a backing file
- * @_metadata:	of the test
- * @env:	set up
- * @name:	in the backing directory; its first letter makes the contents
- *
- * Return: a file descriptor, O_RDWR.
+/*
+ * Make or overwrite a backing file, O_RDWR; the first letter of its name makes
+ * the contents
  */
 static __maybe_unused int
 env_file(struct __test_metadata *_metadata, struct env *env, const char *name)
@@ -210,18 +211,12 @@ env_file(struct __test_metadata *_metadata, struct env *env, const char *name)
 		    0644);
 	ASSERT_LE(0, fd);
 	for (i = 0; i < sizeof(buf); i++)
-		buf[i] = content(name, i);
+		buf[i] = env_content(name, i);
 	ASSERT_EQ(sizeof(buf), write(fd, buf, sizeof(buf)));
 	return fd;
 }
 
-/**
- * env_open() - open a file as a client
- * @name:	in the mount
- * @flags:	for open(2)
- *
- * Return: a file descriptor.
- */
+/* Open a file of the mount as a client; a file descriptor or a negative errno */
 static __maybe_unused int env_open(const char *name, int flags)
 {
 	char path[64];
@@ -232,67 +227,93 @@ static __maybe_unused int env_open(const char *name, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-/**
- * env_is() - does a file begin as env_file() made it?
- * @fd:		the file
- * @name:	what it was made with
- *
- * Return: 1 or 0.
- */
-static __maybe_unused int env_is(int fd, const char *name)
+/* Does a file begin as env_file() made the one with that name? */
+static __maybe_unused bool env_is(int fd, const char *name)
 {
 	char buf[64];
 	size_t i;
 
 	if (pread(fd, buf, sizeof(buf), 0) != sizeof(buf))
-		return 0;
-	for (i = 0; i < sizeof(buf) && buf[i] == content(name, i); i++)
+		return false;
+	for (i = 0; i < sizeof(buf) && buf[i] == env_content(name, i); i++)
 		;
 	return i == sizeof(buf);
 }
 
-/**
- * env_io_served() - what did not pass through
- * @env:	started
- *
- * Return: how many READs and WRITEs have reached the server.
- */
+/* Does a file have that text at that offset? */
+static __maybe_unused bool env_has(int fd, const char *text, off_t off)
+{
+	char buf[64];
+	ssize_t len = strlen(text);
+
+	return pread(fd, buf, len, off) == len && !memcmp(buf, text, len);
+}
+
+/* How many READs and WRITEs have reached the server: they did not pass through */
 static __maybe_unused unsigned long env_io_served(struct env *env)
 {
 	return ring_server_count(env->server, FUSE_READ) +
 	       ring_server_count(env->server, FUSE_WRITE);
 }
 
-/**
- * env_pin() - run the calling thread on one CPU, whose queue gets its requests
- * @_metadata:	of the test
- * @cpu:	its number
- */
+/* Run the calling thread on the first CPU, or the second: its queue gets all */
 static __maybe_unused void
-env_pin(struct __test_metadata *_metadata, unsigned int cpu)
+env_pin(struct __test_metadata *_metadata, struct env *env, unsigned int which)
 {
 	cpu_set_t set;
 
+	ASSERT_LT(which, env->nr_cpus);
 	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
+	CPU_SET(env->cpu[which], &set);
 	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
 }
 
-/**
- * env_released() - wait until the kernel has done with files that were closed
- * @_metadata:	of the test
- * @env:	started; the caller is pinned, and was when it closed them
- * @nr:		how many since the start
- *
- * An inode is in passthrough mode until the answer to its last RELEASE.
+/*
+ * Wait until @nr files have been released since the start, and the server has
+ * done what it does then. The caller is pinned, and was when it closed them.
  */
 static __maybe_unused void
 env_released(struct __test_metadata *_metadata, struct env *env,
 	     unsigned long nr)
 {
 	ASSERT_EQ(0, ring_server_wait(env->server, FUSE_RELEASE, nr));
-	/* the answers of a queue go out in order */
+	/* answered behind the RELEASE, maybe in one submission with it */
 	ASSERT_EQ(-ENOENT, env_open("no such file", O_RDONLY));
+	/* and when that has returned */
+	ASSERT_EQ(-ENOENT, env_open("no such file", O_RDONLY));
+}
+
+/* Close a file and wait for that */
+static __maybe_unused void
+env_close(struct __test_metadata *_metadata, struct env *env, int fd)
+{
+	unsigned long nr = ring_server_count(env->server, FUSE_RELEASE);
+
+	close(fd);
+	env_released(_metadata, env, nr + 1);
+}
+
+/* The open fails with -EIO, and the server, which has opened it, is told so */
+static __maybe_unused void
+env_open_fails(struct __test_metadata *_metadata, struct env *env,
+	       const char *name, int flags)
+{
+	unsigned long nr = ring_server_count(env->server, FUSE_RELEASE);
+
+	EXPECT_EQ(-EIO, env_open(name, flags));
+	env_released(_metadata, env, nr + 1);
+}
+
+struct env_hold {
+	sem_t held, let_go;
+};
+
+/* Hold the calling thread: post the one semaphore and wait for the other */
+static __maybe_unused void env_hold(struct env_hold *hold)
+{
+	sem_post(&hold->held);
+	if (sys_wait_for(&hold->let_go, RING_PATIENCE))
+		abort();
 }
 
 #endif /* ENV_H */

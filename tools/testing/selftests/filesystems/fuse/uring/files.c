@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,8 +43,6 @@ static struct ring_node *add_node(struct files *files, const char *name, int fla
 	if (files->nr == FILES_MAX || strlen(name) > FILES_NAME_MAX)
 		goto out;
 	fd = openat(files->dir_fd, name, O_RDWR | O_CLOEXEC | flags, mode);
-	if (fd < 0 && errno == EISDIR)
-		fd = openat(files->dir_fd, name, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		goto out;
 	node = &files->nodes[files->nr++];
@@ -52,6 +51,7 @@ static struct ring_node *add_node(struct files *files, const char *name, int fla
 		memcpy(node->name, name, strlen(name) + 1);
 	node->nodeid = FUSE_ROOT_ID + files->nr;
 	node->fd = fd;
+	node->pass_fd = fd;
 out:
 	pthread_mutex_unlock(&files->lock);
 	return node;
@@ -75,14 +75,13 @@ static struct ring_node *node_by_id(struct files *files, __u64 nodeid)
 
 /* The functions below fill in @req->out and return its length or an errno */
 
-static int fill_attr(struct files *files, const struct ring_node *node,
-		     struct fuse_attr *attr)
+static struct fuse_attr attr_of(struct files *files,
+				const struct ring_node *node)
 {
-	struct stat st;
+	struct stat st = { };
 
-	if (fstat(node ? node->fd : files->dir_fd, &st))
-		return -errno;
-	*attr = (struct fuse_attr) {
+	fstat(node ? node->fd : files->dir_fd, &st);
+	return (struct fuse_attr) {
 		.ino = node ? node->nodeid : FUSE_ROOT_ID,
 		.size = st.st_size,
 		.mtime = st.st_mtim.tv_sec,
@@ -92,17 +91,17 @@ static int fill_attr(struct files *files, const struct ring_node *node,
 		.uid = st.st_uid,
 		.gid = st.st_gid,
 	};
-	return 0;
 }
 
 static int do_getattr(struct files *files, struct ring_req *req)
 {
 	struct fuse_attr_out *out = req->out;
-	int err;
 
-	*out = (struct fuse_attr_out) { .attr_valid = files->cache_secs };
-	err = fill_attr(files, req->node, &out->attr);
-	return err ? err : (int)sizeof(*out);
+	*out = (struct fuse_attr_out) {
+		.attr_valid = files->cache_secs,
+		.attr = attr_of(files, req->node),
+	};
+	return sizeof(*out);
 }
 
 static int do_setattr(struct files *files, struct ring_req *req)
@@ -119,13 +118,8 @@ static int do_lookup(struct files *files, struct ring_req *req, const char *name
 		     int flags, mode_t mode)
 {
 	struct fuse_entry_out *out = req->out;
-	int err;
 
-	/* an inode asks for itself to come back from a file handle */
-	if (!strcmp(name, ".") && !flags)
-		req->node = node_by_id(files, req->in.nodeid);
-	else
-		req->node = add_node(files, name, flags, mode & 07777);
+	req->node = add_node(files, name, flags, mode & 07777);
 	if (!req->node)
 		return -errno;
 	*out = (struct fuse_entry_out) {
@@ -133,23 +127,17 @@ static int do_lookup(struct files *files, struct ring_req *req, const char *name
 		.generation = 1,
 		.entry_valid = files->cache_secs,
 		.attr_valid = files->cache_secs,
+		.attr = attr_of(files, req->node),
 	};
-	err = fill_attr(files, req->node, &out->attr);
-	return err ? err : (int)sizeof(*out);
+	return sizeof(*out);
 }
 
-static int do_open(struct ring_req *req, void *at, int len)
+/* The answer follows @len bytes of another one */
+static int do_open(struct ring_req *req, int len)
 {
-	struct fuse_open_out *out = at;
-	int id = __atomic_load_n(&req->node->backing_id, __ATOMIC_SEQ_CST);
-
-	*out = (struct fuse_open_out) {
-		.fh = req->node->nodeid,
-		.open_flags = id > 0 ? FOPEN_PASSTHROUGH : 0,
-		.backing_id = id,
-	};
-	req->open = out;
-	return len + sizeof(*out);
+	req->open = req->out + len;
+	memset(req->open, 0, sizeof(*req->open));
+	return len + sizeof(*req->open);
 }
 
 static int do_create(struct files *files, struct ring_req *req, const char *name,
@@ -158,16 +146,7 @@ static int do_create(struct files *files, struct ring_req *req, const char *name
 	const struct fuse_create_in *in = req->op;
 	int len = do_lookup(files, req, name, flags, in->mode);
 
-	return len < 0 ? len : do_open(req, (char *)req->out + len, len);
-}
-
-static int do_unlink(struct files *files, const char *name)
-{
-	struct ring_node *node = files_node(files, name);
-
-	if (node)
-		node->name[0] = 0;
-	return unlinkat(files->dir_fd, name, 0) ? -errno : 0;
+	return len < 0 ? len : do_open(req, len);
 }
 
 static int do_read(struct ring_req *req)
@@ -192,27 +171,15 @@ static int do_write(struct ring_req *req)
 
 int files_handle(struct ring_req *req)
 {
-	const struct fuse_mknod_in *mknod = req->op;
 	struct files *files = req->server->cfg.priv;
 
 	switch (req->in.opcode) {
 	case FUSE_LOOKUP:
 		return do_lookup(files, req, req->data, 0, 0);
-	case FUSE_MKNOD:
-		return do_lookup(files, req, req->data, O_CREAT, mknod->mode);
 	case FUSE_CREATE:
 		return do_create(files, req, req->data, O_CREAT);
 	case FUSE_TMPFILE:
 		return do_create(files, req, ".", O_TMPFILE);
-	case FUSE_UNLINK:
-		return do_unlink(files, req->data);
-	case FUSE_OPENDIR:
-		memset(req->out, 0, sizeof(struct fuse_open_out));
-		return sizeof(struct fuse_open_out);
-	case FUSE_READDIR:
-	case FUSE_RELEASEDIR:
-	case FUSE_FLUSH:
-		return 0;
 	}
 
 	req->node = node_by_id(files, req->in.nodeid);
@@ -224,16 +191,121 @@ int files_handle(struct ring_req *req)
 	case FUSE_SETATTR:
 		return do_setattr(files, req);
 	case FUSE_OPEN:
-		return do_open(req, req->out, 0);
+		return do_open(req, 0);
 	case FUSE_READ:
 		return do_read(req);
 	case FUSE_WRITE:
 		return do_write(req);
-	case FUSE_FSYNC:
-		return fsync(req->node->fd) ? -errno : 0;
 	case FUSE_RELEASE:
 		return 0;
 	default:
 		return -EOPNOTSUPP;
+	}
+}
+
+/* Counts an open that is to be answered. Returns whether it passes its file */
+static bool count_open(struct files *files, struct ring_node *node)
+{
+	pthread_mutex_lock(&files->lock);
+	if (!node->opens++)
+		node->plain = !files->pass || node->pass_fd < 0;
+	pthread_mutex_unlock(&files->lock);
+	return files->pass && !node->plain && node->pass_fd >= 0;
+}
+
+/* The kernel has refused the file of an open: change the answer */
+static void refuse(struct ring_req *req, int err)
+{
+	struct files *files = req->server->cfg.priv;
+	struct ring_node *node = req->node;
+
+	ring_req_no_file(req);
+	pthread_mutex_lock(&files->lock);
+	files->refused++;
+	files->refusal = err;
+	if (node->opens == 1) {
+		node->plain = true;
+	} else {
+		node->opens--;
+		req->len = -EIO;
+	}
+	pthread_mutex_unlock(&files->lock);
+}
+
+void files_refused(struct ring_req *req, int err)
+{
+	refuse(req, err);
+	ring_req_commit(req);
+}
+
+/* With the backing id, or the error, of the file that req->fd is */
+static void answer_with_id(struct ring_req *req, int id)
+{
+	if (id < 0) {
+		refuse(req, id);
+		return;
+	}
+	ring_req_no_file(req);
+	req->open->open_flags |= FOPEN_PASSTHROUGH;
+	req->open->backing_id = id;
+	req->open->fh = id;
+}
+
+void files_cqe(struct ring_queue *queue, __u64 data, int res)
+{
+	struct ring_req *req = (void *)(uintptr_t)data;
+
+	if (req) {
+		answer_with_id(req, res);
+		ring_req_commit(req);
+	}
+}
+
+static void release(struct files *files, struct ring_req *req)
+{
+	const struct fuse_release_in *in = req->op;
+	struct io_uring_sqe *sqe;
+	__u32 id = in->fh;
+
+	pthread_mutex_lock(&files->lock);
+	req->node->opens--;
+	pthread_mutex_unlock(&files->lock);
+	if (!id)
+		return;
+	if (files->by == BY_IOCTL) {
+		ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id);
+		return;
+	}
+	sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_CLOSE, 0);
+	fuse_cmd_req(sqe)->backing.id = id;
+}
+
+bool files_reply(struct ring_req *req)
+{
+	struct files *files = req->server->cfg.priv;
+	struct fuse_backing_map map = { };
+	struct io_uring_sqe *sqe;
+	int id;
+
+	if (req->in.opcode == FUSE_RELEASE)
+		release(files, req);
+	if (!req->open || req->len < 0 || !count_open(files, req->node))
+		return true;
+
+	req->fd = fcntl(req->node->pass_fd, F_DUPFD_CLOEXEC, 0);
+	req->close_fd = true;
+	map.fd = req->fd;
+	switch (files->by) {
+	case BY_IOCTL:
+		id = ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+		answer_with_id(req, id < 0 ? -errno : id);
+		return true;
+	case BY_COMMAND:
+		sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_OPEN,
+				     (uintptr_t)req);
+		fuse_cmd_req(sqe)->backing.map = map;
+		return false;
+	default:
+		return true;
 	}
 }

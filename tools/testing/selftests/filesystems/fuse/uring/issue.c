@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One way or another to open and close backing files, see issue.h.
+ * FUSE commands over io_uring, see issue.h.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,10 +10,11 @@
 
 #include "issue.h"
 
-static int ring_init(struct io_uring *ring, const struct issue_how *how)
+static int ring_init(struct io_uring *ring, const struct issue_how *how,
+		     unsigned int entries)
 {
 	struct io_uring_params p = {
-		.flags = how->setup_flags,
+		.flags = how->ring_flags,
 		/* ms: an SQPOLL thread that spins takes a CPU from the others */
 		.sq_thread_idle = 10,
 	};
@@ -21,30 +22,31 @@ static int ring_init(struct io_uring *ring, const struct issue_how *how)
 	if (how->mixed && !IORING_SETUP_SQE_MIXED)
 		return -EOPNOTSUPP;
 	p.flags |= how->mixed ? IORING_SETUP_SQE_MIXED : IORING_SETUP_SQE128;
-	return io_uring_queue_init_params(16, ring, &p);
+	return io_uring_queue_init_params(entries, ring, &p);
 }
 
-int issuer_init(struct issuer *issuer, const struct issue_how *how, int dev_fd)
+int issuer_init(struct issuer *issuer, const struct issue_how *how, int dev_fd,
+		unsigned int entries)
 {
 	int err;
 
 	*issuer = (struct issuer) {
-		.how = *how,
 		.dev_fd = dev_fd,
 		.clone_fd = -1,
+		.commit_id = ~0ULL,
 	};
-	if (how->ioctl)
-		return 0;
-	err = ring_init(&issuer->ring, how);
+	if (how)
+		issuer->how = *how;
+	err = ring_init(&issuer->ring, &issuer->how, entries ? entries : 16);
 	if (err)
 		return err;
-	if (how->clone) {
+	if (issuer->how.clone) {
 		issuer->clone_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 		if (ioctl(issuer->clone_fd, FUSE_DEV_IOC_CLONE, &dev_fd))
 			err = -errno;
 		issuer->dev_fd = issuer->clone_fd;
 	}
-	if (!err && how->fixed) {
+	if (!err && issuer->how.fixed) {
 		err = io_uring_register_files(&issuer->ring, &dev_fd, 1);
 		issuer->dev_fd = 0;
 	}
@@ -55,9 +57,10 @@ int issuer_init(struct issuer *issuer, const struct issue_how *how, int dev_fd)
 
 void issuer_exit(struct issuer *issuer)
 {
-	if (issuer->ring.sq.sqes)
-		io_uring_queue_exit(&issuer->ring);
-	if (issuer->clone_fd > 0)
+	if (!issuer->ring.sq.sqes)
+		return;
+	io_uring_queue_exit(&issuer->ring);
+	if (issuer->clone_fd >= 0)
 		close(issuer->clone_fd);
 	*issuer = (struct issuer) { };
 }
@@ -67,7 +70,7 @@ const char *issue_missing(const struct issue_how *how)
 	struct io_uring ring;
 	int err;
 
-	err = ring_init(&ring, how);
+	err = ring_init(&ring, how, 2);
 	if (err == -EOPNOTSUPP)
 		return "liburing is too old for IORING_SETUP_SQE_MIXED";
 	if (err == -EINVAL)
@@ -81,17 +84,22 @@ const char *issue_missing(const struct issue_how *how)
 struct io_uring_sqe *issue_sqe(struct issuer *issuer, __u32 cmd_op,
 			       const struct fuse_uring_cmd_req *req)
 {
-	struct io_uring_sqe *sqe;
+	struct io_uring_sqe *sqe = io_uring_get_sqe128(&issuer->ring);
 
-	do {
-		sqe = fuse_cmd_sqe(&issuer->ring, issuer->dev_fd, cmd_op);
-		/* an SQPOLL thread may still be at those before */
-	} while (!sqe && io_uring_submit(&issuer->ring) >= 0);
-	*fuse_cmd_req(sqe) = *req;
+	if (!sqe)
+		return NULL;
+	memset(sqe, 0, 2 * sizeof(*sqe));
+	sqe->opcode = issuer->how.mixed ? IORING_OP_URING_CMD128 :
+					  IORING_OP_URING_CMD;
+	sqe->fd = issuer->dev_fd;
+	sqe->cmd_op = cmd_op;
 	sqe->flags = issuer->how.sqe_flags;
 	if (issuer->how.fixed)
 		sqe->flags |= IOSQE_FIXED_FILE;
 	sqe->personality = issuer->personality;
+	sqe->uring_cmd_flags = issuer->cmd_flags;
+	if (req)
+		*fuse_cmd_req(sqe) = *req;
 	return sqe;
 }
 
@@ -119,34 +127,46 @@ int issue_wait(struct issuer *issuer)
 int issue(struct issuer *issuer, __u32 cmd_op,
 	  const struct fuse_uring_cmd_req *req)
 {
-	struct fuse_backing_map map = req->backing.map;
-	__u32 id = req->backing.id;
+	/* an SQPOLL thread may still be at those before */
+	while (!issue_sqe(issuer, cmd_op, req)) {
+		if (io_uring_submit(&issuer->ring) < 0)
+			return -EBUSY;
+	}
+	return issue_wait(issuer);
+}
+
+int issue_map(struct issuer *issuer, const struct fuse_backing_map *map)
+{
+	struct fuse_uring_cmd_req req = { .backing.map = *map };
 	int ret;
 
-	if (!issuer->how.ioctl) {
-		issue_sqe(issuer, cmd_op, req);
-		return issue_wait(issuer);
+	switch (issuer->by) {
+	case BY_IOCTL:
+		ret = ioctl(issuer->dev_fd, FUSE_DEV_IOC_BACKING_OPEN, map);
+		return ret < 0 ? -errno : ret;
+	case BY_COMMIT:
+		req.commit_id = issuer->commit_id;
+		req.qid = issuer->qid;
+		return issue(issuer, FUSE_IO_URING_CMD_COMMIT_BACKING, &req);
+	default:
+		return issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req);
 	}
-	if (cmd_op == FUSE_IO_URING_CMD_BACKING_OPEN)
-		ret = ioctl(issuer->dev_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
-	else
-		ret = ioctl(issuer->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id);
-	return ret < 0 ? -errno : ret;
 }
 
-int issue_open(struct issuer *issuer, int fd, int id)
+int issue_open(struct issuer *issuer, int fd)
 {
-	const struct fuse_uring_cmd_req req = {
-		.backing.map.fd = fd,
-		.backing.id = id,
-	};
+	const struct fuse_backing_map map = { .fd = fd };
 
-	return issue(issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req);
+	return issue_map(issuer, &map);
 }
 
-int issue_close(struct issuer *issuer, int id)
+int issue_close(struct issuer *issuer, __u64 id)
 {
 	const struct fuse_uring_cmd_req req = { .backing.id = id };
+	__u32 id32 = id;
 
-	return issue(issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req);
+	if (issuer->by != BY_IOCTL)
+		return issue(issuer, FUSE_IO_URING_CMD_BACKING_CLOSE, &req);
+	return ioctl(issuer->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id32) ?
+		-errno : 0;
 }

@@ -1,28 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * One way or another to open and close backing files: each way that io_uring
- * has to issue a command, and the ioctls, which are the reference.
+ * FUSE commands over io_uring, in each manner that io_uring has to issue them,
+ * and the ioctls, which are the reference. See Documentation/filesystems/fuse/
+ * uapi/fuse-uapi-io-uring.rst.
  */
 #ifndef ISSUE_H
 #define ISSUE_H
 
+#include <liburing.h>
+#include <linux/fuse.h>
 #include <stdbool.h>
+#include <string.h>
 
-#include "fuse_cmd.h"
+/* liburing before 2.13: what wants IORING_SETUP_SQE_MIXED has to skip */
+#ifndef IORING_SETUP_SQE_MIXED
+#define IORING_SETUP_SQE_MIXED	0
+#define IORING_OP_URING_CMD128	IORING_OP_URING_CMD
+#define io_uring_get_sqe128	io_uring_get_sqe
+#endif
 
-/* A way; a variant of a fixture is one of these, see issue_variants.h */
+/* What passes a backing file to the kernel */
+enum issue_by {
+	/* BACKING_OPEN and BACKING_CLOSE */
+	BY_COMMAND,
+	/* FUSE_DEV_IOC_BACKING_OPEN and _CLOSE */
+	BY_IOCTL,
+	/* COMMIT_BACKING */
+	BY_COMMIT,
+};
+
+/* A manner to issue commands; the drawings are in variants.h */
 struct issue_how {
-	/* FUSE_DEV_IOC_BACKING_OPEN and _CLOSE; the rest is ignored */
-	bool ioctl;
-	/* io_uring_setup() flags, besides SQE128 or with SQE_MIXED instead */
-	unsigned int setup_flags;
-	/* SQE_MIXED, which liburing may not have */
+	/* io_uring_setup() flags besides SQE128 */
+	unsigned int ring_flags;
+	/* SQE_MIXED, which liburing may not have, instead of SQE128 */
 	bool mixed;
-	/* IOSQE_* flags of every command */
+	/* IOSQE_* flags of each command */
 	unsigned int sqe_flags;
 	/* the device is file 0 of the ring's own file table */
 	bool fixed;
-	/* go through a FUSE_DEV_IOC_CLONE of the device */
+	/* to a FUSE_DEV_IOC_CLONE of the device */
 	bool clone;
 };
 
@@ -32,84 +49,70 @@ struct issuer {
 	/* what the commands go to */
 	int dev_fd;
 	int clone_fd;
-	/* set by the caller: sqe->personality of the next commands */
+	/* set by the caller: what issue_open() and issue_close() do */
+	enum issue_by by;
+	/* with BY_COMMIT: the request; ~0 is none */
+	__u64 commit_id;
+	unsigned int qid;
+	/* of the next commands: sqe->personality, sqe->uring_cmd_flags */
 	int personality;
+	unsigned int cmd_flags;
 };
 
 /**
  * issuer_init() - make ready to issue commands
  * @issuer:	to be filled in
- * @how:	the way; copied
+ * @how:	the manner; copied. NULL: inline
  * @dev_fd:	a /dev/fuse file of the connection; stays the caller's
+ * @entries:	of the ring; 0: 16
  *
  * The ring belongs to the caller's task, and on SQPOLL its credentials do.
  *
- * Return: 0, or a negative errno; -EOPNOTSUPP if liburing is too old.
+ * Return: 0 or a negative errno.
  */
-int issuer_init(struct issuer *issuer, const struct issue_how *how, int dev_fd);
+int issuer_init(struct issuer *issuer, const struct issue_how *how, int dev_fd,
+		unsigned int entries);
 
-/**
- * issuer_exit() - undo issuer_init()
- * @issuer:	initialized, or all zero
- */
+/* Undo it; the issuer can also be all zero */
 void issuer_exit(struct issuer *issuer);
 
-/**
- * issue_missing() - why there is no such way here
- * @how:	the way
- *
- * Return: the reason to SKIP with, or NULL.
- */
+/* Why there is no such manner here, to SKIP with, or NULL */
 const char *issue_missing(const struct issue_how *how);
+
+/* The command area of an SQE of 128 bytes */
+static inline struct fuse_uring_cmd_req *fuse_cmd_req(struct io_uring_sqe *sqe)
+{
+	return (struct fuse_uring_cmd_req *)sqe->cmd;
+}
 
 /**
  * issue_sqe() - queue one command
- * @issuer:	initialized, not an ioctl one
+ * @issuer:	initialized
  * @cmd_op:	enum fuse_uring_cmd
- * @req:	the command area
+ * @req:	the command area; NULL: all 0
  *
- * Return: the SQE, to be changed and submitted.
+ * All of the 128 bytes are set: what a command does not use has to be 0.
+ *
+ * Return: the SQE, to be changed and submitted, or NULL without room.
  */
 struct io_uring_sqe *issue_sqe(struct issuer *issuer, __u32 cmd_op,
 			       const struct fuse_uring_cmd_req *req);
 
-/**
- * issue_wait() - submit what is queued and take the next CQE
- * @issuer:	initialized, not an ioctl one
- *
- * Return: the CQE's res, or the error of io_uring_enter().
- */
+/* Submit what is queued; the res of the next CQE, or io_uring_enter()'s error */
 int issue_wait(struct issuer *issuer);
 
-/**
- * issue() - issue one command
- * @issuer:	initialized
- * @cmd_op:	enum fuse_uring_cmd; for an ioctl issuer one of the two backing
- *		file commands
- * @req:	the command area; an ioctl takes the map or the id from it
- *
- * Return: the CQE's res or what the ioctl returns, a negative errno for -1.
- */
+/* Issue one command; its res */
 int issue(struct issuer *issuer, __u32 cmd_op,
 	  const struct fuse_uring_cmd_req *req);
 
-/**
- * issue_open() - BACKING_OPEN
- * @issuer:	initialized
- * @fd:		the backing file
- * @id:		the backing id, 0 for one that the kernel picks, as by ioctl
- *
- * Return: the backing id (> 0) or a negative errno.
+/*
+ * Pass a backing file by @issuer->by: the backing id (> 0) or a negative errno.
+ * By commit, and with no such request, it is -ENOENT if the file is accepted.
  */
-int issue_open(struct issuer *issuer, int fd, int id);
+int issue_map(struct issuer *issuer, const struct fuse_backing_map *map);
+int issue_open(struct issuer *issuer, int fd);
 
-/**
- * issue_close() - BACKING_CLOSE
- * @issuer:	initialized
- * @id:		the backing id
- *
- * Return: 0 or a negative errno.
- */
-int issue_close(struct issuer *issuer, int id);
+/* Close a backing id; the ioctl has 32 bits of it. 0 or a negative errno */
+int issue_close(struct issuer *issuer, __u64 id);
 
 #endif /* ISSUE_H */

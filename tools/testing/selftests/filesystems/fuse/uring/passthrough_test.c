@@ -1,208 +1,155 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Passthrough to backing files that are registered with the ioctls, see
+ * Opens pass through to the backing file, whatever has passed that to the
+ * kernel: a body for each rule, and a variant for each that it holds for. See
  * Documentation/filesystems/fuse/fuse-passthrough.rst.
  *
  * That I/O passes through is seen from the server: no READ and no WRITE comes.
  */
 #define _GNU_SOURCE
-#include <sys/ioctl.h>
-#include <sys/resource.h>
-
 #include "env.h"
-#include "user_ns.h"
 
-static int backing_open(struct ring_server *server, int fd)
+#define BIND	"/tmp/bind"
+
+/* The server passes files without this capability; every test is a process */
+static int without = CAP_NONE;
+
+static bool reply(struct ring_req *req)
 {
-	struct fuse_backing_map map = { .fd = fd };
-	int id = ioctl(server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+	bool now;
 
-	return id < 0 ? -errno : id;
-}
-
-static int backing_close(struct ring_server *server, __u32 id)
-{
-	return ioctl(server->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id) ? -errno : 0;
-}
-
-/* Does the file have @data at @off? */
-static bool has(int fd, const void *data, ssize_t len, off_t off)
-{
-	char buf[ENV_FILE_SZ];
-
-	return pread(fd, buf, len, off) == len && !memcmp(buf, data, len);
-}
-
-/* A file that the server makes is registered before the answer goes out */
-static bool register_new(struct ring_req *req)
-{
-	if (req->open && req->in.opcode != FUSE_OPEN) {
-		req->open->open_flags = FOPEN_PASSTHROUGH;
-		req->open->backing_id = backing_open(req->server, req->node->fd);
+	capabilities_without(without);
+	now = files_reply(req);
+	/* inline: it runs when it is submitted */
+	if (without != CAP_NONE) {
+		if (now)
+			ring_req_commit(req);
+		io_uring_submit(&req->queue->issuer.ring);
+		now = false;
 	}
-	return true;
+	capabilities_without(CAP_NONE);
+	return now;
 }
 
 FIXTURE(passthrough)
 {
 	struct env env;
-	/* "file" in the mount, in the backing directory, and as registered */
+	/* "file" in the mount, and the backing files "file" and "other" */
 	struct ring_node *node;
-	int back;
-	int id;
+	int file, other;
 };
+
+FIXTURE_VARIANT(passthrough)
+{
+	enum issue_by by;
+};
+
+FIXTURE_VARIANT_ADD(passthrough, ioctl) { BY_IOCTL };
+FIXTURE_VARIANT_ADD(passthrough, command) { BY_COMMAND };
+FIXTURE_VARIANT_ADD(passthrough, commit) { BY_COMMIT };
 
 FIXTURE_SETUP(passthrough)
 {
-	const struct ring_server_cfg cfg = {
+	struct ring_server_cfg cfg = {
 		.init_flags = ENV_INIT,
-		.hooks.reply = register_new,
+		.hooks = FILES_HOOKS,
 	};
-	const char *missing = env_setup(_metadata, &self->env, ENV_INIT);
+	const char *missing = env_setup(_metadata, &self->env,
+					ENV_NEED(variant->by));
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	env_start(_metadata, &self->env, &cfg);
-	env_pin(_metadata, 0);
-	self->back = env_file(_metadata, &self->env, "file");
+	self->env.files.pass = true;
+	self->env.files.by = variant->by;
+	cfg.hooks.reply = reply;
+	self->file = env_file(_metadata, &self->env, "file");
+	self->other = env_file(_metadata, &self->env, "other");
 	self->node = files_node(&self->env.files, "file");
 	ASSERT_NE(NULL, self->node);
-	self->id = backing_open(self->env.server, self->back);
-	ASSERT_LT(0, self->id);
-	self->node->backing_id = self->id;
+	env_start(_metadata, &self->env, &cfg);
+	env_pin(_metadata, &self->env, 0);
 }
 
 FIXTURE_TEARDOWN(passthrough)
 {
-	close(self->back);
+	close(self->file);
+	close(self->other);
 	env_teardown(_metadata, &self->env);
 }
 
-TEST_F(passthrough, read_write)
+/* Open "file" as a client; it has to pass through to the backing file @back */
+static int open_file(struct __test_metadata *_metadata, struct env *env,
+		     int flags, const char *back)
 {
-	char a[ENV_FILE_SZ], b[ENV_FILE_SZ];
-	struct iovec iov[2] = { { a, 1000 }, { a + 1000, 5000 } };
-	int fd = env_open("file", O_RDWR);
+	unsigned long served = env_io_served(env);
+	int fd = env_open("file", flags);
 
-	ASSERT_EQ(ENV_FILE_SZ, pread(self->back, b, ENV_FILE_SZ, 0));
-	EXPECT_EQ(ENV_FILE_SZ, read(fd, a, sizeof(a)));
-	EXPECT_EQ(0, memcmp(a, b, ENV_FILE_SZ));
-	EXPECT_EQ(0, read(fd, a, 1));
-	EXPECT_EQ(6000, preadv(fd, iov, 2, 777));
-	EXPECT_EQ(0, memcmp(a, b + 777, 6000));
-
-	EXPECT_EQ(10, pwrite(fd, "0123456789", 10, 4090));
-	EXPECT_TRUE(has(self->back, "0123456789", 10, 4090));
-	EXPECT_EQ(6000, pwritev(fd, iov, 2, 50));
-	EXPECT_TRUE(has(self->back, a, 6000, 50));
-	/* past the end, which moves for clients, too */
-	EXPECT_EQ(3, pwrite(fd, "end", 3, ENV_FILE_SZ));
-	EXPECT_TRUE(has(self->back, "end", 3, ENV_FILE_SZ));
-	EXPECT_EQ(ENV_FILE_SZ + 3, lseek(fd, 0, SEEK_END));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
+	EXPECT_TRUE(env_is(fd, back));
+	EXPECT_EQ(served, env_io_served(env));
+	return fd;
 }
 
-TEST_F(passthrough, splice)
+static void check_io(struct __test_metadata *_metadata, struct env *env, int fd,
+		     int back)
 {
-	char a[4096];
-	int fd, p[2];
-	loff_t off = 5000;
-
-	fd = env_open("file", O_RDWR);
-	ASSERT_EQ(0, pipe(p));
-	EXPECT_EQ(4096, splice(fd, &off, p[1], NULL, 4096, 0));
-	EXPECT_EQ(4096, read(p[0], a, 4096));
-	EXPECT_TRUE(has(self->back, a, 4096, 5000));
-
-	memset(a, 'x', 4096);
-	EXPECT_EQ(4096, write(p[1], a, 4096));
-	off = 300;
-	EXPECT_EQ(4096, splice(p[0], NULL, fd, &off, 4096, 0));
-	EXPECT_TRUE(has(self->back, a, 4096, 300));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
-}
-
-TEST_F(passthrough, mmap)
-{
-	int fd = env_open("file", O_RDWR);
 	char *map;
 
-	map = mmap(NULL, ENV_FILE_SZ, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
-	EXPECT_TRUE(has(self->back, map, ENV_FILE_SZ, 0));
+	EXPECT_EQ(4, pwrite(fd, "data", 4, 100));
+	EXPECT_TRUE(env_has(back, "data", 100));
+	EXPECT_TRUE(env_has(fd, "data", 100));
 	/* both are one page cache */
-	memcpy(map + 4000, "mapped", 6);
-	EXPECT_TRUE(has(self->back, "mapped", 6, 4000));
-	EXPECT_EQ(3, pwrite(self->back, "raw", 3, 8000));
-	EXPECT_EQ(0, memcmp(map + 8000, "raw", 3));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	munmap(map, ENV_FILE_SZ);
-	close(fd);
+	map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(0, memcmp(map + 100, "data", 4));
+	memcpy(map + 100, "mmap", 4);
+	EXPECT_TRUE(env_has(back, "mmap", 100));
+	munmap(map, 4096);
+	EXPECT_EQ(0, fcntl(fd, F_SETFL, O_APPEND));
+	EXPECT_EQ(0, ftruncate(fd, 200));
+	EXPECT_EQ(6, write(fd, "append", 6));
+	EXPECT_TRUE(env_has(back, "append", 200));
+	EXPECT_EQ(206, lseek(fd, 0, SEEK_END));
+	EXPECT_EQ(0, env_io_served(env));
 }
 
-TEST_F(passthrough, append_and_truncate)
+/* Of all requests that open a file */
+static void check_opens(struct __test_metadata *_metadata, struct env *env)
 {
-	struct stat st;
-	int fd = env_open("file", O_RDWR | O_APPEND);
+	int back = openat(env->files.dir_fd, "file", O_RDONLY);
+	int fd = open_file(_metadata, env, O_RDWR, "file");
 
-	EXPECT_EQ(4, write(fd, "tail", 4));
-	EXPECT_TRUE(has(self->back, "tail", 4, ENV_FILE_SZ));
-	EXPECT_EQ(0, ftruncate(fd, 100));
-	EXPECT_EQ(4, write(fd, "more", 4));
-	EXPECT_TRUE(has(self->back, "more", 4, 100));
+	check_io(_metadata, env, fd, back);
 	close(fd);
-
-	fd = env_open("file", O_RDWR | O_TRUNC);
-	EXPECT_EQ(0, fstat(self->back, &st));
-	EXPECT_EQ(0, st.st_size);
+	fd = env_open("file", O_WRONLY | O_TRUNC);
+	EXPECT_EQ(0, lseek(back, 0, SEEK_END));
 	EXPECT_EQ(5, write(fd, "again", 5));
-	EXPECT_TRUE(has(self->back, "again", 5, 0));
-	EXPECT_EQ(0, env_io_served(&self->env));
+	EXPECT_TRUE(env_has(back, "again", 0));
 	close(fd);
-}
-
-TEST_F(passthrough, o_direct)
-{
-	char *buf = aligned_alloc(4096, 4096);
-	int fd = openat(self->env.files.dir_fd, "file", O_RDONLY | O_DIRECT);
-
-	if (fd < 0)
-		SKIP(return, "tmpfs has no O_DIRECT");
-	close(fd);
-	ASSERT_NE(NULL, buf);
-	fd = env_open("file", O_RDWR | O_DIRECT);
-	EXPECT_EQ(4096, pread(fd, buf, 4096, 4096));
-	EXPECT_TRUE(has(self->back, buf, 4096, 4096));
-	memset(buf, 'd', 4096);
-	EXPECT_EQ(4096, pwrite(fd, buf, 4096, 0));
-	EXPECT_TRUE(has(self->back, buf, 4096, 0));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
-	free(buf);
-}
-
-TEST_F(passthrough, create_and_tmpfile)
-{
-	int fd = env_open("new", O_RDWR | O_CREAT | O_EXCL);
-	int back = openat(self->env.files.dir_fd, "new", O_RDONLY);
-	int tmp = env_open(".", O_RDWR | O_TMPFILE);
-
-	EXPECT_EQ(1, ring_server_count(self->env.server, FUSE_CREATE));
-	EXPECT_EQ(1, ring_server_count(self->env.server, FUSE_TMPFILE));
-	EXPECT_EQ(3, write(fd, "new", 3));
-	EXPECT_TRUE(has(back, "new", 3, 0));
-	EXPECT_EQ(3, write(tmp, "tmp", 3));
-	EXPECT_TRUE(has(tmp, "tmp", 3, 0));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(tmp);
 	close(back);
+
+	fd = env_open("new", O_RDWR | O_CREAT | O_EXCL);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, ring_server_count(env->server, FUSE_CREATE));
+	back = openat(env->files.dir_fd, "new", O_RDONLY);
+	check_io(_metadata, env, fd, back);
 	close(fd);
+	close(back);
+
+	fd = env_open(".", O_RDWR | O_TMPFILE);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(1, ring_server_count(env->server, FUSE_TMPFILE));
+	check_io(_metadata, env, fd, fd);
+	close(fd);
+	EXPECT_EQ(0, env->files.refused);
 }
 
-/* The path is registered: how it is open is up to the client */
-TEST_F(passthrough, registered_o_path_or_read_only)
+TEST_F(passthrough, opens_pass_through)
+{
+	check_opens(_metadata, &self->env);
+}
+
+/* How it is open is up to the client, and so is how long it has a name */
+TEST_F(passthrough, o_path_read_only_or_deleted)
 {
 	static const int flags[] = { O_PATH, O_RDONLY, O_WRONLY };
 	size_t i;
@@ -210,312 +157,227 @@ TEST_F(passthrough, registered_o_path_or_read_only)
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
 		int fd = openat(self->env.files.dir_fd, "file", flags[i]);
 
-		self->node->backing_id = backing_open(self->env.server, fd);
-		ASSERT_LT(0, self->node->backing_id);
-		/* the id has a reference of its own */
-		close(fd);
-		fd = env_open("file", O_RDWR);
-		EXPECT_TRUE(env_is(fd, "file"));
+		ASSERT_LE(0, fd);
+		self->node->pass_fd = fd;
+		if (i == 2)
+			ASSERT_EQ(0, unlink(ENV_BACK "/file"));
+		fd = open_file(_metadata, &self->env, O_RDWR, "file");
 		EXPECT_EQ(4, pwrite(fd, "rdwr", 4, 100 * i + 100));
-		EXPECT_TRUE(has(self->back, "rdwr", 4, 100 * i + 100));
-		close(fd);
-		env_released(_metadata, &self->env, i + 1);
+		EXPECT_TRUE(env_has(self->file, "rdwr", 100 * i + 100));
+		env_close(_metadata, &self->env, fd);
+		close(self->node->pass_fd);
 	}
 	EXPECT_EQ(0, env_io_served(&self->env));
 }
 
-TEST_F(passthrough, deleted_file)
+TEST_F(passthrough, another_inode_meanwhile)
 {
-	int fd;
+	int fd = open_file(_metadata, &self->env, O_RDWR, "file");
 
-	ASSERT_EQ(0, unlinkat(self->env.files.dir_fd, "file", 0));
-	fd = env_open("file", O_RDWR);
-	EXPECT_TRUE(env_is(fd, "file"));
-	EXPECT_EQ(4, pwrite(fd, "gone", 4, 100));
-	EXPECT_TRUE(has(self->back, "gone", 4, 100));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
-}
-
-TEST_F(passthrough, two_files)
-{
-	int other_back = env_file(_metadata, &self->env, "other");
-	int id = backing_open(self->env.server, other_back);
-	int fd, other;
-
-	ASSERT_LT(self->id, id);
-	files_node(&self->env.files, "other")->backing_id = id;
-	fd = env_open("file", O_RDONLY);
-	other = env_open("other", O_RDONLY);
-	EXPECT_TRUE(env_is(fd, "file"));
-	EXPECT_TRUE(env_is(other, "other"));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(other);
-	close(fd);
-	close(other_back);
-}
-
-TEST_F(passthrough, id_that_is_not_there)
-{
-	self->node->backing_id = self->id + 1;
-	EXPECT_EQ(-EIO, env_open("file", O_RDONLY));
-	/* the server has opened it, and is told that it is not in use */
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 1));
-}
-
-/* An inode has one backing file as long as it is open */
-TEST_F(passthrough, other_backing_file_while_open)
-{
-	int other_back = env_file(_metadata, &self->env, "other");
-	int id = backing_open(self->env.server, other_back);
-	int fd, again;
-
-	ASSERT_LT(0, id);
-	fd = env_open("file", O_RDONLY);
-	self->node->backing_id = id;
-	EXPECT_EQ(-EIO, env_open("file", O_RDONLY));
-	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 1));
-
+	self->node->pass_fd = self->other;
+	env_open_fails(_metadata, &self->env, "file", O_RDWR);
 	/* what was refused has not hurt the first */
-	self->node->backing_id = self->id;
-	again = env_open("file", O_RDONLY);
 	EXPECT_TRUE(env_is(fd, "file"));
-	EXPECT_TRUE(env_is(again, "file"));
+	env_close(_metadata, &self->env, fd);
+	/* free for another one */
+	fd = open_file(_metadata, &self->env, O_RDWR, "other");
 	close(fd);
-	close(again);
-	env_released(_metadata, &self->env, 3);
-
-	self->node->backing_id = id;
-	fd = env_open("file", O_RDONLY);
-	EXPECT_TRUE(env_is(fd, "other"));
 	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
-	close(other_back);
 }
 
-/* Through the page cache or past it */
-TEST_F(passthrough, no_plain_open_meanwhile)
+TEST_F(passthrough, without_a_file_meanwhile)
 {
-	int fd = env_open("file", O_RDONLY);
+	int fd = open_file(_metadata, &self->env, O_RDWR, "file");
 
-	ASSERT_LE(0, fd);
-	self->node->backing_id = 0;
-	EXPECT_EQ(-EIO, env_open("file", O_RDONLY));
-	close(fd);
-	env_released(_metadata, &self->env, 2);
-
-	fd = env_open("file", O_RDONLY);
-	ASSERT_LE(0, fd);
-	self->node->backing_id = self->id;
-	EXPECT_EQ(-EIO, env_open("file", O_RDONLY));
+	self->node->pass_fd = -1;
+	env_open_fails(_metadata, &self->env, "file", O_RDWR);
+	EXPECT_TRUE(env_is(fd, "file"));
 	EXPECT_EQ(0, env_io_served(&self->env));
+	env_close(_metadata, &self->env, fd);
+
+	/* and the other way round, against the rules of files.h */
+	fd = env_open("file", O_RDWR);
+	ASSERT_LE(0, fd);
+	self->node->pass_fd = self->file;
+	self->node->plain = false;
+	env_open_fails(_metadata, &self->env, "file", O_RDWR);
 	EXPECT_TRUE(env_is(fd, "file"));
 	EXPECT_LT(0, env_io_served(&self->env));
 	close(fd);
 }
 
-TEST_F(passthrough, id_closed_while_open)
+/* Passed by the same or another, and through another name */
+TEST_F(passthrough, same_inode_meanwhile)
 {
-	int fd = env_open("file", O_RDWR);
+	int dir = self->env.files.dir_fd, fd, link;
+	enum issue_by by;
 
-	EXPECT_EQ(0, backing_close(self->env.server, self->id));
-	EXPECT_EQ(-EIO, env_open("file", O_RDONLY));
+	ASSERT_EQ(0, linkat(dir, "file", dir, "link", 0));
+	link = openat(dir, "link", O_RDWR);
+	fd = open_file(_metadata, &self->env, O_RDWR, "file");
+	for (by = BY_COMMAND; by <= BY_COMMIT; by++) {
+		int again;
+
+		if (ENV_NEED(by) & ~self->env.server->offered)
+			continue;
+		self->env.files.by = by;
+		self->node->pass_fd = link;
+		again = open_file(_metadata, &self->env, O_RDWR, "file");
+		self->node->pass_fd = self->other;
+		env_open_fails(_metadata, &self->env, "file", O_RDWR);
+		/* from the first to the last, there is always one */
+		env_close(_metadata, &self->env, fd);
+		EXPECT_TRUE(env_is(again, "file"));
+		fd = again;
+	}
+	EXPECT_EQ(0, env_io_served(&self->env));
+	close(fd);
+	close(link);
+}
+
+/*
+ * A write to a set-user-id file takes that bit away without CAP_FSETID. FUSE
+ * does not know of the bit, so that is up to the credentials for the I/O.
+ */
+static bool has_fsetid(struct __test_metadata *_metadata, int back, int fd)
+{
+	struct stat st;
+
+	EXPECT_EQ(0, fchmod(back, 04755));
+	EXPECT_EQ(4, pwrite(fd, "data", 4, 1000));
+	EXPECT_EQ(0, fstat(back, &st));
+	return st.st_mode & S_ISUID;
+}
+
+TEST_F(passthrough, credentials_of_each_open)
+{
+	int with, less;
+
+	with = open_file(_metadata, &self->env, O_RDWR, "file");
+	without = CAP_FSETID;
+	less = open_file(_metadata, &self->env, O_RDWR, "file");
+	EXPECT_FALSE(has_fsetid(_metadata, self->file, less));
+	EXPECT_TRUE(has_fsetid(_metadata, self->file, with));
+	/* and not those of the client */
+	capabilities_without(CAP_FSETID);
+	EXPECT_TRUE(has_fsetid(_metadata, self->file, with));
+	capabilities_without(CAP_NONE);
+	EXPECT_FALSE(has_fsetid(_metadata, self->file, less));
+	EXPECT_EQ(0, env_io_served(&self->env));
+	close(with);
+	close(less);
+}
+
+/* A path of a read-only mount is not written to, and keeps the mount busy */
+TEST_F(passthrough, path_of_each_open)
+{
+	int fd, bind;
+
+	ASSERT_EQ(0, mkdir(BIND, 0755));
+	ASSERT_EQ(0, mount(ENV_BACK, BIND, NULL, MS_BIND, NULL));
+	ASSERT_EQ(0, mount(NULL, BIND, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY,
+			   NULL));
+	fd = open_file(_metadata, &self->env, O_RDWR, "file");
+	self->node->pass_fd = open(BIND "/file", O_PATH | O_CLOEXEC);
+	env_open_fails(_metadata, &self->env, "file", O_RDWR);
+	bind = open_file(_metadata, &self->env, O_RDONLY, "file");
+	close(self->node->pass_fd);
+	EXPECT_EQ(-1, umount(BIND));
+	EXPECT_EQ(EBUSY, errno);
+	env_close(_metadata, &self->env, bind);
+	EXPECT_EQ(0, umount(BIND));
 	EXPECT_TRUE(env_is(fd, "file"));
-	EXPECT_EQ(4, pwrite(fd, "on..", 4, 100));
-	EXPECT_TRUE(has(self->back, "on..", 4, 100));
 	EXPECT_EQ(0, env_io_served(&self->env));
 	close(fd);
 }
 
 /* There is no read lease for a file that somebody has open to write */
-static int try_lease(int fd)
+static int lease(int fd)
 {
 	if (fcntl(fd, F_SETLEASE, F_RDLCK))
 		return -errno;
-	return fcntl(fd, F_SETLEASE, F_UNLCK) ? -errno : 0;
+	return fcntl(fd, F_SETLEASE, F_UNLCK);
 }
 
-/* From its registration to its close, and clients only borrow it */
-TEST_F(passthrough, id_holds_the_file)
+TEST_F(passthrough, kept_until_the_last_close)
 {
-	int i, fd, id, back = env_file(_metadata, &self->env, "held");
+	int first, second, back;
 
-	id = backing_open(self->env.server, back);
-	ASSERT_LT(0, id);
-	close(back);
+	/* it is open to write only by what the first open passes */
+	self->node->pass_fd = env_file(_metadata, &self->env, "held");
 	back = openat(self->env.files.dir_fd, "held", O_RDONLY);
-	ASSERT_LE(0, back);
-	EXPECT_EQ(-EAGAIN, try_lease(back));
-	self->node->backing_id = id;
-	for (i = 1; i <= 2; i++) {
-		fd = env_open("file", O_RDONLY);
-		ASSERT_LE(0, fd);
-		close(fd);
-		env_released(_metadata, &self->env, i);
-		ASSERT_EQ(-EAGAIN, try_lease(back));
-	}
-	EXPECT_EQ(0, backing_close(self->env.server, id));
-	EXPECT_EQ(0, try_lease(back));
+	first = open_file(_metadata, &self->env, O_RDONLY, "held");
+	close(self->node->pass_fd);
+	self->node->pass_fd = back;
+	second = open_file(_metadata, &self->env, O_RDONLY, "held");
+	EXPECT_EQ(-EAGAIN, lease(back));
+	env_close(_metadata, &self->env, first);
+	EXPECT_EQ(-EAGAIN, lease(back));
+	EXPECT_TRUE(env_is(second, "held"));
+	env_close(_metadata, &self->env, second);
+	EXPECT_EQ(0, lease(back));
+	EXPECT_EQ(0, env_io_served(&self->env));
 	close(back);
 }
 
-/* Nor does a registered file count as open, or end with the server's fd */
-TEST_F(passthrough, more_than_rlimit_nofile)
-{
-	const struct rlimit few = { 64, 64 };
-	int i, id[200];
-
-	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &few));
-	for (i = 0; i < 200; i++) {
-		int fd = openat(self->env.files.dir_fd, "file", O_RDONLY);
-
-		ASSERT_LE(0, fd);
-		id[i] = backing_open(self->env.server, fd);
-		ASSERT_LT(i ? id[i - 1] : self->id, id[i]);
-		close(fd);
-	}
-	for (i = 0; i < 200; i++)
-		EXPECT_EQ(0, backing_close(self->env.server, id[i]));
-	EXPECT_EQ(-ENOENT, backing_close(self->env.server, id[0]));
-}
-
-/* Teardown sees that the connection lets go of them */
-TEST_F(passthrough, never_closed)
-{
-	int i, fd = env_open("file", O_RDWR);
-
-	ASSERT_LE(0, fd);
-	close(fd);
-	for (i = 0; i < 100; i++)
-		EXPECT_LT(0, backing_open(self->env.server, self->back));
-}
-
-/* Its root can mount and serve, but has no CAP_SYS_ADMIN for the ioctls */
-TEST_F(passthrough, mount_of_a_user_namespace)
-{
-	pid_t pid = fork();
-	int status;
-
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		if (user_ns_enter())
-			_exit(KSFT_SKIP);
-		env_start(_metadata, &self->env, NULL);
-		EXPECT_EQ(-EPERM, backing_open(self->env.server, self->back));
-		EXPECT_EQ(-EPERM, backing_close(self->env.server, self->id));
-		EXPECT_EQ(-EIO, env_open("file", O_RDONLY));
-		env_stop(_metadata, &self->env);
-		_exit(_metadata->exit_code);
-	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	if (WEXITSTATUS(status) == KSFT_SKIP)
-		SKIP(return, "no user namespaces");
-	EXPECT_EQ(0, status);
-}
-
-FIXTURE(negotiated)
+FIXTURE(manner)
 {
 	struct env env;
 };
 
-/* What the server says in FUSE_INIT */
-FIXTURE_VARIANT(negotiated)
+FIXTURE_VARIANT(manner)
 {
-	__u64 init_flags;
-	__u32 max_stack_depth;
-	/* answers of the ioctl: a file on tmpfs, on overlayfs, of the mount */
-	int ids[3];
+	struct issue_how how;
+	bool pool;
+	__u64 queue_flags;
 };
 
-FIXTURE_VARIANT_ADD(negotiated, stack_depth_0) {
-	ENV_INIT, 0, { -EPERM, -EPERM, -EPERM }
-};
+#include "variants.h"
 
-FIXTURE_VARIANT_ADD(negotiated, stack_depth_1) {
-	ENV_INIT, 1, { 1, -ELOOP, -ELOOP }
-};
-
-FIXTURE_VARIANT_ADD(negotiated, stack_depth_2) {
-	ENV_INIT, 2, { 1, 2, -ELOOP }
-};
-
-/* more than FILESYSTEM_MAX_STACK_DEPTH of the kernel */
-FIXTURE_VARIANT_ADD(negotiated, stack_depth_3) {
-	ENV_INIT, 3, { -EPERM, -EPERM, -EPERM }
-};
-
-FIXTURE_VARIANT_ADD(negotiated, writeback_cache) {
-	ENV_INIT | FUSE_WRITEBACK_CACHE, 1, { -EPERM, -EPERM, -EPERM }
-};
-
-FIXTURE_VARIANT_ADD(negotiated, no_passthrough) {
-	FUSE_OVER_IO_URING, 1, { -EPERM, -EPERM, -EPERM }
-};
-
-FIXTURE_SETUP(negotiated)
+FIXTURE_SETUP(manner)
 {
-	const char *missing = env_setup(_metadata, &self->env, ENV_INIT);
+	const char *missing = issue_missing(&variant->how);
 
+	if (!missing)
+		missing = env_setup(_metadata, &self->env,
+				    ENV_NEED(BY_COMMIT));
 	if (missing)
 		SKIP(return, "%s", missing);
+	close(env_file(_metadata, &self->env, "file"));
 }
 
-FIXTURE_TEARDOWN(negotiated)
+FIXTURE_TEARDOWN(manner)
 {
 	env_teardown(_metadata, &self->env);
 }
 
-TEST_F(negotiated, files_that_can_be_registered)
+static void check_manner(struct __test_metadata *_metadata, struct env *env,
+			 const struct _fixture_variant_manner *variant,
+			 enum issue_by by)
 {
-	/* not env_start(), for which a depth of 0 is its default */
 	const struct ring_server_cfg cfg = {
-		.init_flags = variant->init_flags,
-		.max_stack_depth = variant->max_stack_depth,
-		.handle = files_handle,
-		.priv = &self->env,
+		.init_flags = ENV_INIT |
+			      (variant->pool ? FUSE_HAS_IO_URING_BUFPOOL : 0),
+		.how = variant->how,
+		.pool = variant->pool,
+		.queue_flags = variant->queue_flags,
+		.hooks = FILES_HOOKS,
 	};
-	int i, fd, files[3];
 
-	close(env_file(_metadata, &self->env, "file"));
-	ASSERT_EQ(0, mkdir("/tmp/overlay", 0755));
-	ASSERT_EQ(0, mkdir("/tmp/empty", 0755));
-	/* read-only it needs two layers */
-	if (mount("overlay", "/tmp/overlay", "overlay", MS_RDONLY,
-		  "lowerdir=" ENV_BACK ":/tmp/empty"))
-		SKIP(return, "no overlayfs");
-	files[0] = open(ENV_BACK "/file", O_RDONLY | O_CLOEXEC);
-	files[1] = open("/tmp/overlay/file", O_RDONLY | O_CLOEXEC);
-	ASSERT_EQ(0, ring_server_start(&self->env.server, ENV_MNT, &cfg));
-	env_pin(_metadata, 0);
-	files[2] = env_open("file", O_RDONLY);
-	for (i = 0; i < 3; i++) {
-		ASSERT_LE(0, files[i]);
-		EXPECT_EQ(variant->ids[i],
-			  backing_open(self->env.server, files[i]));
-		close(files[i]);
-	}
-	env_released(_metadata, &self->env, 1);
-
-	for (i = 0; i < 2; i++) {
-		files_node(&self->env.files, "file")->backing_id = i + 1;
-		fd = env_open("file", O_RDONLY);
-		if (variant->ids[i] < 0) {
-			EXPECT_EQ(-EIO, fd);
-		} else {
-			EXPECT_TRUE(env_is(fd, "file"));
-			EXPECT_EQ(0, env_io_served(&self->env));
-		}
-		close(fd);
-		env_released(_metadata, &self->env, i + 2);
-		EXPECT_EQ(variant->ids[0] < 0 ? -EPERM :
-			  variant->ids[i] < 0 ? -ENOENT : 0,
-			  backing_close(self->env.server, i + 1));
-	}
-	EXPECT_EQ(0, umount2("/tmp/overlay", MNT_DETACH));
+	env->files.pass = true;
+	env->files.by = by;
+	env_start(_metadata, env, &cfg);
+	check_opens(_metadata, env);
 }
 
-int main(int argc, char **argv)
+TEST_F(manner, command)
 {
-	enable_uring_hold();
-	return test_harness_run(argc, argv);
+	check_manner(_metadata, &self->env, variant, BY_COMMAND);
 }
+
+TEST_F(manner, commit)
+{
+	check_manner(_metadata, &self->env, variant, BY_COMMIT);
+}
+
+ENV_MAIN

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/sysinfo.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "ring_server.h"
@@ -32,9 +31,9 @@ static void give_up(const char *what, int err)
 	abort();
 }
 
-int ring_server_mount(const char *mnt, int dev_fd)
+static int mount_at(const char *mnt, int dev_fd)
 {
-	char opts[128];
+	char opts[64];
 
 	snprintf(opts, sizeof(opts),
 		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other",
@@ -42,11 +41,9 @@ int ring_server_mount(const char *mnt, int dev_fd)
 	return mount("ring_server", mnt, "fuse", MS_NODEV, opts) ? -errno : 0;
 }
 
-static int answer_init(struct ring_req *req)
+static void answer_init(struct ring_server *s, const struct fuse_init_in *in,
+			struct fuse_init_out *out)
 {
-	const struct fuse_init_in *in = req->op;
-	struct fuse_init_out *out = req->out;
-	struct ring_server *s = req->server;
 	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES |
 		      FUSE_REQUEST_TIMEOUT;
 	long max_pages = RING_MAX_IO / sysconf(_SC_PAGESIZE);
@@ -66,23 +63,12 @@ static int answer_init(struct ring_req *req)
 		/* the payload of a ring entry has to hold as many */
 		.max_pages = max_pages ? max_pages : 1,
 		.max_stack_depth = s->cfg.max_stack_depth,
-		/* a client that waits would keep the process from ending */
+		/*
+		 * A client that waits cannot be killed, and when it is of this
+		 * process the server does not end, either
+		 */
 		.request_timeout = RING_PATIENCE,
 	};
-	return sizeof(*out);
-}
-
-/* Make the answer. Returns whether it is to be sent now */
-static bool answer(struct ring_req *req)
-{
-	struct ring_server *s = req->server;
-
-	req->fd = -1;
-	if (req->in.opcode == FUSE_INIT)
-		req->len = answer_init(req);
-	else
-		req->len = s->cfg.handle(req);
-	return !s->cfg.hooks.reply || s->cfg.hooks.reply(req);
 }
 
 static struct fuse_out_header out_header(const struct ring_req *req)
@@ -109,9 +95,8 @@ static void served(struct ring_server *s, __u32 opcode)
 static struct io_uring_sqe *queue_sqe(struct ring_queue *q, __u32 cmd_op,
 				      __u64 user_data)
 {
-	struct io_uring_sqe *sqe;
+	struct io_uring_sqe *sqe = issue_sqe(&q->issuer, cmd_op, NULL);
 
-	sqe = fuse_cmd_sqe(&q->ring, q->server->dev_fd, cmd_op);
 	if (!sqe)
 		give_up("SQ ring", -ENOSPC);
 	sqe->user_data = user_data;
@@ -124,12 +109,16 @@ struct io_uring_sqe *ring_queue_cmd(struct ring_queue *q, __u32 cmd_op,
 	return queue_sqe(q, cmd_op, data << 1 | FOR_HOOK);
 }
 
-static void last_touch(struct ring_queue *q, struct ring_req *req,
-		       struct io_uring_sqe *sqe)
+/* What REGISTER and commits have in common */
+static struct io_uring_sqe *ent_sqe(struct ring_queue *q, __u32 cmd_op,
+				    struct ring_ent *ent)
 {
+	struct io_uring_sqe *sqe = queue_sqe(q, cmd_op, (uintptr_t)ent);
+
 	fuse_cmd_req(sqe)->qid = q->qid;
-	if (q->server->cfg.hooks.sqe)
-		q->server->cfg.hooks.sqe(q, req, sqe);
+	if (q->server->cfg.pool)
+		sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	return sqe;
 }
 
 void ring_req_commit(struct ring_req *req)
@@ -140,29 +129,47 @@ void ring_req_commit(struct ring_req *req)
 
 	memcpy(ent->hdr.in_out, &oh, sizeof(oh));
 	ent->hdr.ring_ent_in_out.payload_sz = oh.len - sizeof(oh);
-	sqe = queue_sqe(req->queue, FUSE_IO_URING_CMD_COMMIT_AND_FETCH,
-			(uintptr_t)ent);
+	sqe = ent_sqe(req->queue,
+		      req->fd < 0 ? FUSE_IO_URING_CMD_COMMIT_AND_FETCH :
+				    FUSE_IO_URING_CMD_COMMIT_BACKING, ent);
 	fuse_cmd_req(sqe)->commit_id = ent->hdr.ring_ent_in_out.commit_id;
-	last_touch(req->queue, req, sqe);
+	if (req->fd >= 0)
+		fuse_cmd_req(sqe)->backing.map.fd = req->fd;
+	if (req->server->cfg.hooks.sqe)
+		req->server->cfg.hooks.sqe(req, sqe);
+}
+
+void ring_req_no_file(struct ring_req *req)
+{
+	if (req->close_fd)
+		close(req->fd);
+	req->close_fd = false;
+	req->fd = -1;
 }
 
 static void serve(struct ring_queue *q, struct ring_ent *ent)
 {
+	struct ring_server *s = q->server;
 	struct ring_req *req = &ent->req;
 
-	if (q->pool)
-		ent->payload = q->pool + ent->hdr.ring_ent_in_out.offset;
+	/* the commit before has run */
+	ring_req_no_file(req);
+	if (s->cfg.pool)
+		ent->payload = q->payloads + ent->hdr.ring_ent_in_out.offset;
 	*req = (struct ring_req) {
-		.server = q->server,
+		.server = s,
 		.queue = q,
 		.ent = ent,
+		.hdr = &ent->hdr,
+		.fd = -1,
 		.op = ent->hdr.op_in,
 		.data = ent->payload,
 		.out = ent->payload,
 	};
 	memcpy(&req->in, ent->hdr.in_out, sizeof(req->in));
-	served(q->server, req->in.opcode);
-	if (answer(req))
+	served(s, req->in.opcode);
+	req->len = s->cfg.handle(req);
+	if (!s->cfg.hooks.reply || s->cfg.hooks.reply(req))
 		ring_req_commit(req);
 }
 
@@ -186,38 +193,56 @@ static void take_cqe(struct ring_queue *q, __u64 user_data, int res)
 	}
 }
 
+static void add_pool(struct ring_queue *q)
+{
+	const size_t len = q->server->cfg.depth * RING_MAX_IO;
+	const struct iovec iov = { q->payloads, len };
+	struct fuse_uring_cmd_req *req;
+	struct io_uring_sqe *sqe;
+
+	/* if that fails, so does REGISTER, with a message */
+	io_uring_register_buffers(&q->issuer.ring, &iov, 1);
+	sqe = ring_queue_cmd(q, FUSE_IO_URING_CMD_ADD_QUEUE, 0);
+	fuse_cmd_req(sqe)->qid = q->qid;
+	fuse_cmd_req(sqe)->flags = q->server->cfg.queue_flags;
+	sqe = ring_queue_cmd(q, FUSE_IO_URING_CMD_ADD_BUFPOOL, 0);
+	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	req = fuse_cmd_req(sqe);
+	req->qid = q->qid;
+	req->bufpool.uaddr = (uintptr_t)q->payloads;
+	req->bufpool.len = len;
+}
+
 static void queue_init(struct ring_queue *q)
 {
 	struct ring_server_cfg *cfg = &q->server->cfg;
-	/* ms: an SQPOLL thread that spins takes a CPU from the others */
-	struct io_uring_params p = { .flags = cfg->ring_flags,
-				     .sq_thread_idle = 10 };
 	unsigned int i;
 	int err;
 
-	if (!(p.flags & IORING_SETUP_SQE_MIXED))
-		p.flags |= IORING_SETUP_SQE128;
-	/* a close, an open and a commit for each, twice, of two places each */
-	err = io_uring_queue_init_params(12 * cfg->depth, &q->ring, &p);
+	/* two commands and a commit for each, twice, of two places each */
+	err = issuer_init(&q->issuer, &cfg->how, q->server->dev_fd,
+			  12 * cfg->depth);
 	if (err)
 		give_up("ring", err);
 	/* a child that has the ring mapped would keep its files, the device */
-	io_uring_ring_dontfork(&q->ring);
+	io_uring_ring_dontfork(&q->issuer.ring);
 	if (cfg->hooks.setup)
 		cfg->hooks.setup(q);
+	if (cfg->pool)
+		add_pool(q);
 	for (i = 0; i < cfg->depth; i++) {
 		struct ring_ent *ent = &q->ents[i];
 		struct io_uring_sqe *sqe;
 
+		ent->req.fd = -1;
 		ent->iov[0] = (struct iovec) { &ent->hdr, sizeof(ent->hdr) };
 		ent->payload = q->payloads + i * RING_MAX_IO;
-		if (!q->pool)
+		if (!cfg->pool)
 			ent->iov[1] = (struct iovec) { ent->payload,
 						       RING_MAX_IO };
-		sqe = queue_sqe(q, FUSE_IO_URING_CMD_REGISTER, (uintptr_t)ent);
+		sqe = ent_sqe(q, FUSE_IO_URING_CMD_REGISTER, ent);
 		sqe->addr = (uintptr_t)ent->iov;
 		sqe->len = 2;
-		last_touch(q, NULL, sqe);
 	}
 	q->live = cfg->depth;
 }
@@ -226,28 +251,29 @@ static void *queue_thread(void *arg)
 {
 	struct ring_queue *q = arg;
 	struct ring_server *s = q->server;
+	struct io_uring *ring = &q->issuer.ring;
 	struct io_uring_cqe *cqe;
+	unsigned int i;
 	int ret;
 
 	queue_init(q);
 	while (q->live && !q->exit) {
-		if (s->cfg.hooks.submit)
-			s->cfg.hooks.submit(q);
-		__atomic_add_fetch(&s->enters, 1, __ATOMIC_SEQ_CST);
-		ret = io_uring_submit_and_wait(&q->ring, 1);
+		ret = io_uring_submit_and_wait(ring, 1);
 		if (ret < 0 && ret != -EINTR)
 			give_up("io_uring_enter", ret);
-		while (!q->exit && !io_uring_peek_cqe(&q->ring, &cqe)) {
+		while (!q->exit && !io_uring_peek_cqe(ring, &cqe)) {
 			__u64 user_data = cqe->user_data;
 
 			ret = cqe->res;
-			io_uring_cqe_seen(&q->ring, cqe);
+			io_uring_cqe_seen(ring, cqe);
 			take_cqe(q, user_data, ret);
 		}
 	}
 	if (q->exit)
-		io_uring_submit(&q->ring);
-	io_uring_queue_exit(&q->ring);
+		io_uring_submit(ring);
+	issuer_exit(&q->issuer);
+	for (i = 0; i < s->cfg.depth; i++)
+		ring_req_no_file(&q->ents[i].req);
 	return NULL;
 }
 
@@ -272,44 +298,35 @@ static void start_queues(struct ring_server *s)
 
 static void *dev_thread(void *arg)
 {
+	struct {
+		struct fuse_in_header hdr;
+		struct fuse_init_in init;
+		/* the kernel wants it to have room for a WRITE */
+		char rest[RING_MAX_IO + RING_PAGE];
+	} in;
+	struct {
+		struct fuse_out_header hdr;
+		struct fuse_init_out init;
+	} out = { .hdr.len = sizeof(out) };
 	struct ring_server *s = arg;
-	/* the header of a WRITE is in front of its data */
-	char *in = malloc(RING_MAX_IO + RING_PAGE);
-	char *out = malloc(RING_MAX_IO);
 
-	while (in && out) {
-		struct ring_req req = { .server = s, .out = out };
-		struct fuse_out_header oh;
-		struct iovec iov[2] = { { &oh, sizeof(oh) }, { out } };
-		__u32 opcode;
-
-		if (read(s->dev_fd, in, RING_MAX_IO + RING_PAGE) < 0) {
+	for (;;) {
+		if (read(s->dev_fd, &in, sizeof(in)) < 0) {
 			/* a client that gave up, or the end */
 			if (errno == EINTR || errno == ENOENT)
 				continue;
-			break;
+			return NULL;
 		}
-		memcpy(&req.in, in, sizeof(req.in));
-		req.op = in + sizeof(req.in);
-		req.data = req.op;
-		opcode = req.in.opcode;
-		if (opcode != FUSE_INIT)
-			served(s, opcode);
-		if (opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET ||
-		    opcode == FUSE_INTERRUPT)
+		/* others are FORGETs */
+		if (in.hdr.opcode != FUSE_INIT)
 			continue;
-		answer(&req);
-		oh = out_header(&req);
-		iov[1].iov_len = oh.len - sizeof(oh);
-		/* if the connection has ended, so does read() */
-		if (writev(s->dev_fd, iov, 2) > 0 && opcode == FUSE_INIT) {
+		out.hdr.unique = in.hdr.unique;
+		answer_init(s, &in.init, &out.init);
+		if (write(s->dev_fd, &out, sizeof(out)) > 0) {
 			start_queues(s);
-			served(s, opcode);
+			served(s, FUSE_INIT);
 		}
 	}
-	free(in);
-	free(out);
-	return NULL;
 }
 
 int ring_server_start(struct ring_server **server, const char *mnt,
@@ -327,7 +344,7 @@ int ring_server_start(struct ring_server **server, const char *mnt,
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->cond, NULL);
 	s->dev_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	err = s->dev_fd < 0 ? -errno : ring_server_mount(mnt, s->dev_fd);
+	err = s->dev_fd < 0 ? -errno : mount_at(mnt, s->dev_fd);
 	s->mounted = !err;
 	if (!err)
 		err = -pthread_create(&s->dev_thread, NULL, dev_thread, s);
@@ -359,7 +376,6 @@ int ring_server_stop(struct ring_server *s)
 		pthread_join(s->queues[i].thread, NULL);
 		free(s->queues[i].ents);
 		free(s->queues[i].payloads);
-		free(s->queues[i].pool);
 	}
 	if (s->dev_fd >= 0)
 		close(s->dev_fd);

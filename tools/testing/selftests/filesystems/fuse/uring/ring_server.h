@@ -2,10 +2,9 @@
 /*
  * A FUSE server over io_uring for tests.
  *
- * One thread reads /dev/fuse: INIT, FORGET, and everything if io_uring is not
- * negotiated. After INIT one thread for each possible CPU serves the queue of
- * that CPU from a ring of its own, as ring entries belong to the task that
- * registers them.
+ * One thread reads /dev/fuse, of which it needs INIT only. After that one thread
+ * for each possible CPU serves the queue of that CPU from a ring of its own, as
+ * ring entries belong to the task that registers them.
  *
  * It serves as a server should. What is answered is up to the handler, and what
  * a test wants otherwise is in its hooks. They run in the thread that serves the
@@ -18,13 +17,12 @@
 #define RING_SERVER_H
 
 #include <pthread.h>
-#include <stdbool.h>
 
-#include "fuse_cmd.h"
+#include "issue.h"
 
 /* Largest READ and WRITE in bytes */
 #define RING_MAX_IO	(64 * 1024)
-/* Of a payload, and what it needs at most beside its data */
+/* Of a payload, and what a request needs at most beside its data */
 #define RING_PAGE	4096
 /* Seconds after which what a test waits for has failed; the harness has 30 */
 #define RING_PATIENCE	20
@@ -37,40 +35,36 @@ struct ring_node;
 /* A request, and its answer */
 struct ring_req {
 	struct ring_server *server;
-	/* what it came over; NULL: /dev/fuse */
 	struct ring_queue *queue;
 	struct ring_ent *ent;
+	/* of the ring entry; its commit_id is that of the request */
+	struct fuse_uring_req_header *hdr;
 	struct fuse_in_header in;
 	/* the header of the operation, and what follows it, e.g. a name */
 	const void *op;
 	const char *data;
-	/* RING_MAX_IO bytes for the answer; can be @data */
+	/* RING_MAX_IO bytes for the answer; is @data, too */
 	void *out;
 	/* the length of the answer, or a negative errno */
 	int len;
 	/* set by the handler: the file, and the open in the answer */
 	struct ring_node *node;
 	struct fuse_open_out *open;
-	/* of the hooks */
+	/* of the hooks: the backing file to pass with the answer, or -1 */
 	int fd;
+	/* and that it is to be closed when the kernel has taken it */
+	bool close_fd;
 };
 
 /* All of them are optional */
 struct ring_hooks {
-	/*
-	 * The ring of a queue was made: register what it needs, queue what goes
-	 * in front of REGISTER.
-	 */
+	/* the ring of a queue was made */
 	void (*setup)(struct ring_queue *queue);
-	/*
-	 * An SQE of the queue is filled in: change it. @req is NULL, or what is
-	 * committed.
-	 */
-	void (*sqe)(struct ring_queue *queue, struct ring_req *req,
-		    struct io_uring_sqe *sqe);
+	/* a commit is filled in: change it */
+	void (*sqe)(struct ring_req *req, struct io_uring_sqe *sqe);
 	/*
 	 * The answer is made: change it, queue SQEs in front of its commit.
-	 * Return false to call ring_req_commit() later, not over /dev/fuse.
+	 * Return false to call ring_req_commit() later.
 	 */
 	bool (*reply)(struct ring_req *req);
 	/*
@@ -80,23 +74,27 @@ struct ring_hooks {
 	void (*refused)(struct ring_req *req, int err);
 	/* a CQE of what ring_queue_cmd() has queued, with its @data */
 	void (*cqe)(struct ring_queue *queue, __u64 data, int res);
-	/* before the queue's thread submits all that is queued, and waits */
-	void (*submit)(struct ring_queue *queue);
 };
 
 struct ring_server_cfg {
 	/* FUSE_INIT flags to reply with besides what the server itself needs */
 	__u64 init_flags;
 	__u32 max_stack_depth;
-	/* register no queue: with FUSE_OVER_IO_URING no request is answered */
+	/* register no queue: no request is answered */
 	bool no_queues;
 	/* ring entries for each queue, 0: 2 */
 	unsigned int depth;
-	/* io_uring_setup() flags besides SQE128, or with SQE_MIXED instead */
-	unsigned int ring_flags;
+	/* how the rings are made and all commands of the queues issued */
+	struct issue_how how;
+	/*
+	 * The queues have a registered buffer pool, and these flags of
+	 * ADD_QUEUE. Their REGISTER and commits need IORING_URING_CMD_FIXED.
+	 */
+	bool pool;
+	__u64 queue_flags;
 	/*
 	 * Makes the answer: the length of what it has put into @req->out, or a
-	 * negative errno. Not called for INIT.
+	 * negative errno.
 	 */
 	int (*handle)(struct ring_req *req);
 	struct ring_hooks hooks;
@@ -111,10 +109,8 @@ struct ring_server {
 	int dev_fd;
 	/* the flags of the kernel's FUSE_INIT, flags2 in the upper half */
 	__u64 offered;
-	/* the number of possible CPUs, or 0 if all goes over /dev/fuse */
+	/* the number of possible CPUs, or 0 if there are no queues */
 	unsigned int nr_queues;
-	/* calls of io_uring_enter(), of all queues */
-	unsigned long enters;
 
 	/* private */
 	const char *mnt;
@@ -130,9 +126,7 @@ struct ring_queue {
 	struct ring_server *server;
 	/* the CPU whose requests it gets */
 	unsigned int qid;
-	struct io_uring ring;
-	/* set by setup() if the queue has a buffer pool: its address */
-	char *pool;
+	struct issuer issuer;
 	/* set by a hook: submit, then end as if the thread had died */
 	bool exit;
 
@@ -144,20 +138,11 @@ struct ring_queue {
 };
 
 /**
- * ring_server_mount() - mount a FUSE file system
- * @mnt:	an existing directory
- * @dev_fd:	a new /dev/fuse file
- */
-int ring_server_mount(const char *mnt, int dev_fd);
-
-/**
  * ring_server_start() - mount, and serve until ring_server_stop()
  * @server:	the server is put here
  * @mnt:	mount point, an existing directory; stays the caller's
- * @cfg:	copied
- *
- * With FUSE_OVER_IO_URING in @cfg->init_flags, and if the kernel offers it,
- * every later request comes over a ring. Else all come over /dev/fuse.
+ * @cfg:	copied; without FUSE_OVER_IO_URING in its init_flags, or if the
+ *		kernel does not offer that, no request is answered
  */
 int ring_server_start(struct ring_server **server, const char *mnt,
 		      const struct ring_server_cfg *cfg);
@@ -170,25 +155,14 @@ int ring_server_start(struct ring_server **server, const char *mnt,
  */
 int ring_server_stop(struct ring_server *server);
 
-/**
- * ring_server_count() - how many requests of a kind were served
- * @server:	a started server
- * @opcode:	enum fuse_opcode
- */
+/* How many requests of an enum fuse_opcode were served since the start */
 static inline unsigned long ring_server_count(struct ring_server *server,
 					      __u32 opcode)
 {
 	return __atomic_load_n(&server->count[opcode], __ATOMIC_SEQ_CST);
 }
 
-/**
- * ring_server_wait() - wait until that many requests of a kind were served
- * @server:	a started server
- * @opcode:	enum fuse_opcode
- * @nr:		how many since the start
- *
- * Return: 0, or -ETIMEDOUT after RING_PATIENCE seconds.
- */
+/* Wait until those are @nr; -ETIMEDOUT after RING_PATIENCE seconds */
 int ring_server_wait(struct ring_server *server, __u32 opcode,
 		     unsigned long nr);
 
@@ -205,9 +179,14 @@ struct io_uring_sqe *ring_queue_cmd(struct ring_queue *queue, __u32 cmd_op,
 
 /**
  * ring_req_commit() - queue the commit of an answer
- * @req:	a request over a ring, whose hook reply() returned false or whose
- *		commit was refused
+ * @req:	a request whose hook reply() returned false or whose commit was
+ *		refused
+ *
+ * With @req->fd it is COMMIT_BACKING, without COMMIT_AND_FETCH.
  */
 void ring_req_commit(struct ring_req *req);
+
+/* Pass no backing file; closes @req->fd if it was to be closed */
+void ring_req_no_file(struct ring_req *req);
 
 #endif /* RING_SERVER_H */

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Backing files that are refused, with the same errors whatever passes them, and
+ * commits that are refused besides: nothing has happened then.
+ *
+ * Such a commit can come from any ring. Here the server issues it on another one
+ * when it has a request to answer, and then answers as if nothing were.
+ */
+#define _GNU_SOURCE
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "env.h"
+
+#define COMMIT	FUSE_IO_URING_CMD_COMMIT_BACKING
+
+/* What an fd is; the last two are none */
+enum what {
+	FILE_, DIR_, DIR_O_PATH, FIFO, SOCKET, SYMLINK, DEVICE, DEV_FUSE,
+	OF_THE_MOUNT, NEGATIVE, CLOSED, NR_WHAT
+};
+
+static const struct {
+	const char *path;
+	int flags;
+} files[] = {
+	[FILE_] = { ENV_BACK "/file", O_RDWR },
+	[DIR_] = { ENV_BACK, O_RDONLY },
+	[DIR_O_PATH] = { ENV_BACK, O_PATH },
+	[FIFO] = { ENV_BACK "/fifo", O_RDWR },
+	[SOCKET] = { ENV_BACK "/socket", O_PATH },
+	[SYMLINK] = { ENV_BACK "/symlink", O_PATH | O_NOFOLLOW },
+	[DEVICE] = { "/dev/null", O_RDWR },
+	[DEV_FUSE] = { "/dev/fuse", O_RDWR },
+	/* a file system as deep as the server allows itself to be */
+	[OF_THE_MOUNT] = { ENV_MNT "/file", O_PATH },
+};
+
+static const struct {
+	int err;
+	enum what what;
+	/* issued without CAP_SYS_ADMIN */
+	bool incapable;
+	struct fuse_backing_map map;
+} rows[] = {
+	{ -EPERM, FILE_, .incapable = true },
+	{ -EBADF, NEGATIVE },
+	{ -EBADF, CLOSED },
+	{ -EISDIR, DIR_ },
+	{ -EISDIR, DIR_O_PATH },
+	{ -EINVAL, FIFO },
+	{ -EINVAL, SOCKET },
+	{ -EINVAL, SYMLINK },
+	{ -EINVAL, DEVICE },
+	{ -EINVAL, DEV_FUSE },
+	{ -ELOOP, OF_THE_MOUNT },
+	{ -EINVAL, FILE_, .map.flags = 1 },
+	{ -EINVAL, FILE_, .map.flags = 1U << 31 },
+	{ -EINVAL, FILE_, .map.padding = 1 },
+	{ -EINVAL, FILE_, .map.padding = 1ULL << 63 },
+};
+
+/* What has to be 0 in COMMIT_BACKING: bytes of the command area */
+static const struct {
+	const char *name;
+	unsigned int from, to;
+} zero[] = {
+	{ "flags", 0, 8 },
+	{ "padding", 18, 24 },
+	{ "map.flags", 28, 32 },
+	{ "map.padding", 32, 40 },
+	{ "id", 40, 48 },
+};
+
+/* What the hook does; every test is a process */
+static struct {
+	struct __test_metadata *_metadata;
+	struct issuer issuer;
+	int fd[NR_WHAT];
+	void (*try)(struct __test_metadata *_metadata, struct ring_req *req);
+	bool pool;
+} hook;
+
+/* Try commits of a request, of which nothing may change by that */
+static bool reply(struct ring_req *req)
+{
+	struct __test_metadata *_metadata = hook._metadata;
+	struct fuse_uring_req_header hdr = *req->hdr;
+	char payload[RING_PAGE];
+
+	memcpy(payload, req->out, sizeof(payload));
+	hook.issuer.commit_id = hdr.ring_ent_in_out.commit_id;
+	hook.issuer.qid = req->queue->qid;
+	hook.try(_metadata, req);
+	EXPECT_EQ(0, memcmp(&hdr, req->hdr, sizeof(hdr)));
+	EXPECT_EQ(0, memcmp(payload, req->out, sizeof(payload)));
+	return files_reply(req);
+}
+
+static void start(struct __test_metadata *_metadata, struct env *env)
+{
+	struct ring_server_cfg cfg = {
+		.init_flags = ENV_INIT,
+		.hooks = FILES_HOOKS,
+		.pool = hook.pool,
+	};
+
+	if (hook.pool)
+		cfg.init_flags |= FUSE_HAS_IO_URING_BUFPOOL;
+	if (hook.try)
+		cfg.hooks.reply = reply;
+	env_start(_metadata, env, &cfg);
+	ASSERT_EQ(0, issuer_init(&hook.issuer, NULL, env->server->dev_fd, 0));
+	hook.issuer.by = BY_COMMIT;
+	if (hook.pool)
+		hook.issuer.cmd_flags = IORING_URING_CMD_FIXED;
+}
+
+FIXTURE(refused)
+{
+	struct env env;
+};
+
+FIXTURE_VARIANT(refused)
+{
+	enum issue_by by;
+	/* what is opened, for a request to be committed */
+	const char *name;
+	int flags;
+	bool pool;
+};
+
+FIXTURE_VARIANT_ADD(refused, ioctl) { BY_IOCTL };
+FIXTURE_VARIANT_ADD(refused, command) { BY_COMMAND };
+FIXTURE_VARIANT_ADD(refused, commit_open) { BY_COMMIT, "file", O_RDWR };
+FIXTURE_VARIANT_ADD(refused, commit_create) { BY_COMMIT, "new", O_RDWR | O_CREAT | O_EXCL };
+FIXTURE_VARIANT_ADD(refused, commit_tmpfile) { BY_COMMIT, ".", O_RDWR | O_TMPFILE };
+FIXTURE_VARIANT_ADD(refused, commit_pool) { BY_COMMIT, "file", O_RDWR, true };
+
+FIXTURE_SETUP(refused)
+{
+	const struct sockaddr_un sun = { AF_UNIX, ENV_BACK "/socket" };
+	const char *missing = env_setup(_metadata, &self->env,
+					ENV_NEED(variant->by));
+	int sock;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	sock = socket(AF_UNIX, SOCK_STREAM, 0);
+	ASSERT_EQ(0, bind(sock, (void *)&sun, sizeof(sun)));
+	close(sock);
+	ASSERT_EQ(0, mkfifo(ENV_BACK "/fifo", 0600));
+	ASSERT_EQ(0, symlink("file", ENV_BACK "/symlink"));
+	close(env_file(_metadata, &self->env, "file"));
+	hook._metadata = _metadata;
+	hook.pool = variant->pool;
+	self->env.files.pass = true;
+	self->env.files.by = BY_COMMIT;
+}
+
+FIXTURE_TEARDOWN(refused)
+{
+	issuer_exit(&hook.issuer);
+	env_teardown(_metadata, &self->env);
+}
+
+static void try_rows(struct __test_metadata *_metadata)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct fuse_backing_map map = rows[i].map;
+		int res;
+
+		map.fd = hook.fd[rows[i].what];
+		if (rows[i].incapable)
+			capabilities_without(CAP_SYS_ADMIN);
+		res = issue_map(&hook.issuer, &map);
+		capabilities_without(CAP_NONE);
+		EXPECT_EQ(rows[i].err, res) {
+			TH_LOG("row %zu", i);
+		}
+	}
+}
+
+/* Also those that are of the commit alone */
+static void try_commits(struct __test_metadata *_metadata, struct ring_req *req)
+{
+	const struct fuse_uring_cmd_req good = {
+		.commit_id = hook.issuer.commit_id,
+		.qid = hook.issuer.qid,
+		.backing.map.fd = hook.fd[FILE_],
+	};
+	struct fuse_uring_cmd_req bad;
+	size_t i, bit;
+
+	if (!req->open)
+		return;
+	try_rows(_metadata);
+	for (i = 0; i < ARRAY_SIZE(zero); i++) {
+		for (bit = 8 * zero[i].from; bit < 8 * zero[i].to; bit++) {
+			bad = good;
+			((__u8 *)&bad)[bit / 8] ^= 1 << bit % 8;
+			EXPECT_EQ(-EINVAL, issue(&hook.issuer, COMMIT, &bad)) {
+				TH_LOG("%s: bit %zu", zero[i].name, bit);
+			}
+		}
+	}
+	if (hook.pool) {
+		/* such a queue needs the flag, with the index 0 */
+		issue_sqe(&hook.issuer, COMMIT, &good)->uring_cmd_flags = 0;
+		EXPECT_EQ(-EINVAL, issue_wait(&hook.issuer));
+		issue_sqe(&hook.issuer, COMMIT, &good)->buf_index = 1;
+		EXPECT_EQ(-EINVAL, issue_wait(&hook.issuer));
+	}
+	bad = good;
+	bad.qid = 1 << 15;
+	EXPECT_EQ(-EINVAL, issue(&hook.issuer, COMMIT, &bad));
+	/* the file first, then the request */
+	bad = good;
+	bad.commit_id = ~0ULL;
+	EXPECT_EQ(-ENOENT, issue(&hook.issuer, COMMIT, &bad));
+	bad.backing.map.fd = hook.fd[DIR_];
+	EXPECT_EQ(-EISDIR, issue(&hook.issuer, COMMIT, &bad));
+}
+
+/* Requests that take no file: that is said after the file and the request */
+static void try_no_open(struct __test_metadata *_metadata, struct ring_req *req)
+{
+	if (req->open)
+		return;
+	EXPECT_EQ(-EOPNOTSUPP, issue_open(&hook.issuer, hook.fd[FILE_])) {
+		TH_LOG("opcode %u", req->in.opcode);
+	}
+	EXPECT_EQ(-EISDIR, issue_open(&hook.issuer, hook.fd[DIR_]));
+	hook.issuer.commit_id = ~0ULL;
+	EXPECT_EQ(-ENOENT, issue_open(&hook.issuer, hook.fd[FILE_]));
+}
+
+static void open_files(struct __test_metadata *_metadata)
+{
+	enum what what;
+
+	for (what = 0; what <= OF_THE_MOUNT; what++) {
+		hook.fd[what] = open(files[what].path,
+				     files[what].flags | O_CLOEXEC);
+		ASSERT_LE(0, hook.fd[what]);
+	}
+	hook.fd[NEGATIVE] = -1;
+	hook.fd[CLOSED] = dup(0);
+	close(hook.fd[CLOSED]);
+}
+
+static void close_files(void)
+{
+	enum what what;
+
+	for (what = 0; what <= OF_THE_MOUNT; what++)
+		close(hook.fd[what]);
+}
+
+TEST_F(refused, errors)
+{
+	int fd;
+
+	if (variant->by == BY_COMMIT)
+		hook.try = try_commits;
+	start(_metadata, &self->env);
+	env_pin(_metadata, &self->env, 0);
+	open_files(_metadata);
+	if (variant->by == BY_COMMIT) {
+		fd = env_open(variant->name, variant->flags);
+		ASSERT_LE(0, fd);
+		EXPECT_EQ(4, pwrite(fd, "data", 4, 0));
+		EXPECT_EQ(0, env_io_served(&self->env));
+		env_close(_metadata, &self->env, fd);
+	} else {
+		hook.issuer.by = variant->by;
+		try_rows(_metadata);
+		/* what has failed has taken no id */
+		EXPECT_EQ(1, issue_open(&hook.issuer, hook.fd[FILE_]));
+	}
+	close_files();
+}
+
+FIXTURE(commit_refused)
+{
+	struct env env;
+};
+
+FIXTURE_SETUP(commit_refused)
+{
+	const char *missing = env_setup(_metadata, &self->env,
+					ENV_NEED(BY_COMMIT));
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	close(env_file(_metadata, &self->env, "file"));
+	hook._metadata = _metadata;
+	hook.fd[FILE_] = openat(self->env.files.dir_fd, "file", O_RDWR);
+	hook.fd[DIR_] = self->env.files.dir_fd;
+}
+
+FIXTURE_TEARDOWN(commit_refused)
+{
+	close(hook.fd[FILE_]);
+	issuer_exit(&hook.issuer);
+	env_teardown(_metadata, &self->env);
+}
+
+TEST_F(commit_refused, eopnotsupp_other_requests)
+{
+	static const __u32 opcodes[] = {
+		FUSE_LOOKUP, FUSE_GETATTR, FUSE_SETATTR, FUSE_READ, FUSE_WRITE,
+		FUSE_FSYNC, FUSE_FLUSH, FUSE_RELEASE, FUSE_OPENDIR,
+	};
+	struct stat st;
+	unsigned int i;
+	int fd;
+
+	hook.try = try_no_open;
+	start(_metadata, &self->env);
+	env_pin(_metadata, &self->env, 0);
+	close(open(ENV_MNT, O_RDONLY | O_DIRECTORY));
+	fd = env_open("file", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ(ENV_FILE_SZ, st.st_size);
+	EXPECT_TRUE(env_is(fd, "file"));
+	EXPECT_EQ(1, pwrite(fd, "x", 1, 0));
+	EXPECT_EQ(0, ftruncate(fd, 10));
+	fsync(fd);
+	env_close(_metadata, &self->env, fd);
+	for (i = 0; i < ARRAY_SIZE(opcodes); i++) {
+		EXPECT_LT(0, ring_server_count(self->env.server, opcodes[i])) {
+			TH_LOG("opcode %u", opcodes[i]);
+		}
+	}
+}
+
+TEST_F(commit_refused, by_the_connection)
+{
+	struct ring_server_cfg cfg = { .init_flags = FUSE_OVER_IO_URING };
+	enum issue_by by;
+
+	env_start(_metadata, &self->env, &cfg);
+	ASSERT_EQ(0, issuer_init(&hook.issuer, NULL, self->env.server->dev_fd,
+				 0));
+	for (by = BY_COMMAND; by <= BY_COMMIT; by++) {
+		hook.issuer.by = by;
+		EXPECT_EQ(-EPERM, issue_open(&hook.issuer, hook.fd[FILE_]));
+	}
+	issuer_exit(&hook.issuer);
+	env_stop(_metadata, &self->env);
+
+	/* as COMMIT_AND_FETCH: there could be a queue with that qid */
+	cfg.init_flags = ENV_INIT;
+	cfg.no_queues = true;
+	env_start(_metadata, &self->env, &cfg);
+	ASSERT_EQ(0, issuer_init(&hook.issuer, NULL, self->env.server->dev_fd,
+				 0));
+	hook.issuer.by = BY_COMMIT;
+	EXPECT_EQ(-ENOTCONN, issue_open(&hook.issuer, hook.fd[FILE_]));
+}
+
+ENV_MAIN

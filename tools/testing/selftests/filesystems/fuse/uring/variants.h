@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The manners that io_uring has to issue a command, as variants of the fixture
+ * "manner". To be included once, after
+ *
+ *	FIXTURE_VARIANT(manner) {
+ *		struct issue_how how;
+ *		bool pool;
+ *		__u64 queue_flags;
+ *	};
+ *
+ * The last two are those of struct ring_server_cfg. Drawn is who issues what on
+ * which ring, and to which file.
+ */
+
+/* server [SQE128] --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, inline) { };
+
+/* server [SQE128] --> io-wq --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, iowq) { { .sqe_flags = IOSQE_ASYNC } };
+
+/* server [SQE128] <-- SQ thread --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, sqpoll) { { IORING_SETUP_SQPOLL } };
+
+/* server [SQE_MIXED] --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, mixed) { { .mixed = true } };
+
+/* server [SQE128, DEFER_TASKRUN] --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, defer) {
+	{ IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN }
+};
+
+/* server [SQE128, file 0: /dev/fuse] --> 0 */
+FIXTURE_VARIANT_ADD(manner, fixed) { { .fixed = true } };
+
+/* server [SQE128] --> a clone of /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, clone) { { .clone = true } };
+
+/* server [SQE128, buffer 0: pool] --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, pool) { .pool = true };
+
+/* server [SQE128, buffer 0: pool] <-- SQ thread --> /dev/fuse */
+FIXTURE_VARIANT_ADD(manner, pool_sqpoll) { { IORING_SETUP_SQPOLL }, true };
+
+/* server [SQE128, buffer 0: pool] --> /dev/fuse, the queue is for zero-copy */
+FIXTURE_VARIANT_ADD(manner, zero_copy) { { }, true, FUSE_URING_ZERO_COPY };
