@@ -151,7 +151,10 @@ static int do_open(struct entry *ent, struct fuse_open_out *out)
 	return sizeof(*out);
 }
 
-/* The file was refused, and nothing has happened: answer without it */
+/*
+ * The file was refused, and nothing has happened: answer without it. That is
+ * -EIO for the client if the kernel has opened the inode without asking.
+ */
 static void refused(struct queue *q, struct entry *ent, int error)
 {
 	struct fuse_open_out *out = (void *)ent->payload;
