@@ -120,7 +120,8 @@ def why_not(errors):
     for line in errors.splitlines():
         if line.startswith("error: ") and "while searching for" not in line:
             return line.removeprefix("error: ").removeprefix("patch failed: ")
-    return "no reason given"
+    conflicts = re.search("^Applied patch to (.*) with conflicts", errors, re.M)
+    return "it conflicts in " + conflicts[1] if conflicts else errors
 
 
 def build_series(top, base, version):
