@@ -42,10 +42,16 @@ help:
 	@echo  ''
 	@echo  '  clean   - remove build/'
 	@echo  ''
-	@echo  'KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
+	@echo  'BOOTS= is how often bench and bench-server measure, V= the version of the'
+	@echo  'mails. KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
 	@echo  'tree or a plain one, instead of the source package of Debian.'
+	@echo  'Tests add how they ended, when and with what to build/runs.'
 
 export KERNEL MUTANT TIME SQES SEED FILES
+
+bench bench-server: export NUMBERS := BOOTS
+bench-scale: export NUMBERS := FILES
+fuzz: export NUMBERS := TIME SQES SEED
 
 run shell:
 	@$(TOOLS)/kernel/$@

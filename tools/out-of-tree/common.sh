@@ -39,6 +39,14 @@ AT_EXIT=:
 at_exit() { AT_EXIT="$1; $AT_EXIT"; }
 trap 'eval "$AT_EXIT"' EXIT
 
+# A mistake on the command line is found before anything is built. The Makefile
+# says which variables are numbers.
+for name in ${NUMBERS:-}; do
+	[[ ${!name:-1} =~ ^[1-9][0-9]{0,8}$ || $name=${!name} = SEED=0 ]] ||
+		die "$name=${!name}: not a number from 1 to 999999999"
+done
+[ -d "${KERNEL:-/}" ] || die "KERNEL=$KERNEL: no such directory"
+
 mkdir -p "$BUILD" "$CACHE" 2>/dev/null || :
 for dir in "$BUILD" "$CACHE"; do
 	[ -w "$dir" ] || die "cannot write to $dir"
