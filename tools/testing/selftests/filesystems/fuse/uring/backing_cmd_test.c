@@ -65,19 +65,6 @@ TEST_F(cmd, enotconn_after_umount)
 	EXPECT_EQ(-ENOTCONN, issue_close(&self->issuer, 1));
 }
 
-/* Where every request waits for one */
-TEST_F(cmd, without_queues)
-{
-	const struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT,
-		.no_queues = true,
-	};
-
-	start(_metadata, self, &cfg);
-	EXPECT_EQ(1, issue_open(&self->issuer, self->back));
-	EXPECT_EQ(0, issue_close(&self->issuer, 1));
-}
-
 /* Bytes of the command area, as documented: not what the compiler has */
 static const struct {
 	const char *name;
@@ -189,13 +176,17 @@ TEST_F(cmd, ids_that_are_none)
 	EXPECT_EQ(0, issue_close(&self->issuer, 1));
 }
 
-/* A command needs not wait for the one before to complete */
-TEST_F(cmd, open_and_close_in_one_submission)
+/* In one submission, and where there are no queues */
+TEST_F(cmd, open_and_close)
 {
 	const struct fuse_uring_cmd_req open = good_req(OPEN, self->back);
 	const struct fuse_uring_cmd_req close = good_req(CLOSE, self->back);
+	const struct ring_server_cfg cfg = {
+		.init_flags = ENV_INIT,
+		.no_queues = true,
+	};
 
-	start(_metadata, self, NULL);
+	start(_metadata, self, &cfg);
 	ASSERT_NE(NULL, issue_sqe(&self->issuer, OPEN, &open));
 	ASSERT_NE(NULL, issue_sqe(&self->issuer, CLOSE, &close));
 	EXPECT_EQ(1, issue_wait(&self->issuer));
@@ -206,11 +197,10 @@ TEST_F(cmd, open_and_close_in_one_submission)
 /* The id is the connection's, not the task's, nor the ring's */
 TEST_F(cmd, id_outlives_who_has_registered_it)
 {
-	const struct ring_server_cfg cfg = { .init_flags = ENV_INIT };
 	struct issuer issuer;
 	pid_t pid;
 
-	start(_metadata, self, &cfg);
+	start(_metadata, self, NULL);
 	pid = sys_fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -222,16 +212,6 @@ TEST_F(cmd, id_outlives_who_has_registered_it)
 	EXPECT_EQ(0, sys_wait(pid));
 	EXPECT_EQ(2, issue_open(&self->issuer, self->back));
 	EXPECT_EQ(0, issue_close(&self->issuer, 1));
-}
-
-/* Teardown sees that the connection lets go of them */
-TEST_F(cmd, never_closed)
-{
-	int i;
-
-	start(_metadata, self, NULL);
-	for (i = 1; i <= 100; i++)
-		EXPECT_EQ(i, issue_open(&self->issuer, self->back));
 }
 
 ENV_MAIN

@@ -6,6 +6,9 @@
 #define _GNU_SOURCE
 #include "env.h"
 
+/* Where a thread is held: at the commit of an open, or when a file was refused */
+enum hold_at { NOWHERE, WITH_FILE, WITHOUT_FILE, REFUSED };
+
 /* What the hooks do; every test is a process */
 static struct {
 	/* of the reply to an open, besides */
@@ -21,12 +24,11 @@ static struct {
 	bool garbage;
 	/* what was refused is committed without a file, whatever is open */
 	bool careless;
-	/* hold a thread at the commit of an open, or when a file was refused */
-	enum { NOWHERE, WITH_FILE, WITHOUT_FILE, REFUSED } hold_at;
+	enum hold_at hold_at;
 	struct env_hold hold;
 } hook;
 
-static void hold_at(int at)
+static void hold_at(enum hold_at at)
 {
 	if (__atomic_load_n(&hook.hold_at, __ATOMIC_SEQ_CST) != at)
 		return;
@@ -144,55 +146,52 @@ static const char *name_of(const struct _fixture_variant_commit *variant)
 
 TEST_F(commit, flags_of_the_reply)
 {
-	const __u32 none = FOPEN_PASSTHROUGH | FOPEN_KEEP_CACHE |
+	const __u32 fine = FOPEN_PASSTHROUGH | FOPEN_KEEP_CACHE |
 			   FOPEN_IO_URING_ZERO_COPY | FOPEN_NOFLUSH |
 			   FOPEN_PARALLEL_DIRECT_WRITES;
-	unsigned int i, nr = 0;
+	struct env *env = &self->env;
+	unsigned int i;
+	int fd;
 
 	for (i = 0; i < 32; i++) {
-		int fd;
-
 		hook.open_flags = 1U << i;
 		/* its I/O is the server's */
 		if (hook.open_flags == FOPEN_DIRECT_IO)
 			continue;
-		if (!(none & hook.open_flags)) {
-			env_open_fails(_metadata, &self->env, name_of(variant),
+		if (!(hook.open_flags & fine)) {
+			env_open_fails(_metadata, env, name_of(variant),
 				       variant->flags);
-			nr++;
 			continue;
 		}
 		fd = env_open(name_of(variant), variant->flags);
-		EXPECT_LE(0, fd) {
+		EXPECT_EQ(1, pwrite(fd, "x", 1, 0)) {
 			TH_LOG("flag %#x", hook.open_flags);
 		}
-		EXPECT_EQ(1, pwrite(fd, "x", 1, 0));
-		EXPECT_EQ(0, env_io_served(&self->env));
-		close(fd);
-		env_released(_metadata, &self->env, ++nr);
+		EXPECT_EQ(0, env_io_served(env));
+		env_close(_metadata, env, fd);
 	}
 }
 
 TEST_F(commit, backing_id)
 {
+	struct env *env = &self->env;
 	struct issuer issuer;
 
-	hook.backing_id = 1;
-	env_open_fails(_metadata, &self->env, name_of(variant), variant->flags);
-	hook.backing_id = -1;
-	env_open_fails(_metadata, &self->env, name_of(variant), variant->flags);
-	/* it is the one or the other */
-	ASSERT_EQ(0, issuer_init(&issuer, NULL, self->env.server->dev_fd, 0));
+	ASSERT_EQ(0, issuer_init(&issuer, NULL, env->server->dev_fd, 0));
 	issuer.by = BY_IOCTL;
-	hook.backing_id = issue_open(&issuer, files_node(&self->env.files,
-							 "file")->fd);
-	ASSERT_EQ(1, hook.backing_id);
-	hook.open_flags = FOPEN_PASSTHROUGH;
-	env_open_fails(_metadata, &self->env, name_of(variant), variant->flags);
-	hook.no_file = true;
-	hook.backing_id = 0;
-	env_open_fails(_metadata, &self->env, name_of(variant), variant->flags);
+	ASSERT_EQ(1, issue_open(&issuer, files_node(&env->files, "file")->fd));
 	issuer_exit(&issuer);
+	/* none, one that there is, and that with the flag */
+	hook.backing_id = -1;
+	env_open_fails(_metadata, env, name_of(variant), variant->flags);
+	hook.backing_id = 1;
+	env_open_fails(_metadata, env, name_of(variant), variant->flags);
+	hook.open_flags = FOPEN_PASSTHROUGH;
+	env_open_fails(_metadata, env, name_of(variant), variant->flags);
+	/* neither an id nor a file */
+	hook.backing_id = 0;
+	hook.no_file = true;
+	env_open_fails(_metadata, env, name_of(variant), variant->flags);
 }
 
 TEST_F(commit, no_open)
@@ -330,7 +329,7 @@ static void *open_thread(void *fd)
 static const struct {
 	/* the first is refused, and where it is held */
 	bool refused;
-	int at;
+	enum hold_at at;
 	/* of the first */
 	int err;
 	/* all I/O is the server's */
@@ -379,6 +378,41 @@ TEST_F(mode, overtaken)
 		EXPECT_EQ(orders[i].served, env_io_served(env) > served);
 		env_close(_metadata, env, second);
 	}
+}
+
+/* Before the reply, which has a file that is dropped then */
+TEST_F(mode, end_of_the_client)
+{
+	pid_t pid;
+
+	hook.hold_at = WITH_FILE;
+	pid = sys_fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* nothing of the server */
+		syscall(SYS_close_range, 3, ~0U, 0);
+		_exit(env_open("file", O_RDWR) < 0);
+	}
+	ASSERT_EQ(0, sys_wait_for(&hook.hold.held, RING_PATIENCE));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	sem_post(&hook.hold.let_go);
+	EXPECT_EQ(SIGKILL, sys_wait(pid));
+	/* the server has opened it, and is told that it is not in use */
+	EXPECT_EQ(0, ring_server_wait(self->env.server, FUSE_RELEASE, 1));
+}
+
+TEST_F(mode, end_of_the_connection)
+{
+	pthread_t client;
+	int fd;
+
+	hook.hold_at = WITH_FILE;
+	ASSERT_EQ(0, pthread_create(&client, NULL, open_thread, &fd));
+	ASSERT_EQ(0, sys_wait_for(&hook.hold.held, RING_PATIENCE));
+	umount2(ENV_MNT, MNT_FORCE);
+	ASSERT_EQ(0, pthread_join(client, NULL));
+	EXPECT_EQ(-ECONNABORTED, fd);
+	sem_post(&hook.hold.let_go);
 }
 
 ENV_MAIN

@@ -251,7 +251,8 @@ static void answer_with_id(struct ring_req *req, int id)
 	req->open->fh = id;
 }
 
-void files_cqe(struct ring_queue *queue, __u64 data, int res)
+void files_cqe(struct ring_queue *queue __attribute__((unused)), __u64 data,
+	       int res)
 {
 	struct ring_req *req = (void *)(uintptr_t)data;
 

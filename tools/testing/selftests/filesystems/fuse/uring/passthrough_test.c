@@ -268,56 +268,33 @@ TEST_F(passthrough, credentials_of_each_open)
 	close(less);
 }
 
-/* A path of a read-only mount is not written to, and keeps the mount busy */
+/*
+ * The I/O of each open is on its own path, and a path of a read-only mount is not
+ * written to. The file of the first open is kept until the last one is closed,
+ * which a mount that is busy tells.
+ */
 TEST_F(passthrough, path_of_each_open)
 {
-	int fd, bind;
+	int first, second;
 
 	ASSERT_EQ(0, mkdir(BIND, 0755));
 	ASSERT_EQ(0, mount(ENV_BACK, BIND, NULL, MS_BIND, NULL));
 	ASSERT_EQ(0, mount(NULL, BIND, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY,
 			   NULL));
-	fd = open_file(_metadata, &self->env, O_RDWR, "file");
 	self->node->pass_fd = open(BIND "/file", O_PATH | O_CLOEXEC);
 	env_open_fails(_metadata, &self->env, "file", O_RDWR);
-	bind = open_file(_metadata, &self->env, O_RDONLY, "file");
+	first = open_file(_metadata, &self->env, O_RDONLY, "file");
 	close(self->node->pass_fd);
+	self->node->pass_fd = self->file;
+	second = open_file(_metadata, &self->env, O_RDWR, "file");
+	EXPECT_EQ(4, pwrite(second, "data", 4, 100));
+	env_close(_metadata, &self->env, first);
 	EXPECT_EQ(-1, umount(BIND));
 	EXPECT_EQ(EBUSY, errno);
-	env_close(_metadata, &self->env, bind);
-	EXPECT_EQ(0, umount(BIND));
-	EXPECT_TRUE(env_is(fd, "file"));
+	EXPECT_TRUE(env_is(second, "file"));
 	EXPECT_EQ(0, env_io_served(&self->env));
-	close(fd);
-}
-
-/* There is no read lease for a file that somebody has open to write */
-static int lease(int fd)
-{
-	if (fcntl(fd, F_SETLEASE, F_RDLCK))
-		return -errno;
-	return fcntl(fd, F_SETLEASE, F_UNLCK);
-}
-
-TEST_F(passthrough, kept_until_the_last_close)
-{
-	int first, second, back;
-
-	/* it is open to write only by what the first open passes */
-	self->node->pass_fd = env_file(_metadata, &self->env, "held");
-	back = openat(self->env.files.dir_fd, "held", O_RDONLY);
-	first = open_file(_metadata, &self->env, O_RDONLY, "held");
-	close(self->node->pass_fd);
-	self->node->pass_fd = back;
-	second = open_file(_metadata, &self->env, O_RDONLY, "held");
-	EXPECT_EQ(-EAGAIN, lease(back));
-	env_close(_metadata, &self->env, first);
-	EXPECT_EQ(-EAGAIN, lease(back));
-	EXPECT_TRUE(env_is(second, "held"));
 	env_close(_metadata, &self->env, second);
-	EXPECT_EQ(0, lease(back));
-	EXPECT_EQ(0, env_io_served(&self->env));
-	close(back);
+	EXPECT_EQ(0, umount(BIND));
 }
 
 FIXTURE(manner)
@@ -328,8 +305,7 @@ FIXTURE(manner)
 FIXTURE_VARIANT(manner)
 {
 	struct issue_how how;
-	bool pool;
-	__u64 queue_flags;
+	enum ring_pool pool;
 };
 
 #include "variants.h"
@@ -340,7 +316,7 @@ FIXTURE_SETUP(manner)
 
 	if (!missing)
 		missing = env_setup(_metadata, &self->env,
-				    ENV_NEED(BY_COMMIT));
+				    ENV_NEED(BY_COMMAND));
 	if (missing)
 		SKIP(return, "%s", missing);
 	close(env_file(_metadata, &self->env, "file"));
@@ -351,33 +327,32 @@ FIXTURE_TEARDOWN(manner)
 	env_teardown(_metadata, &self->env);
 }
 
-static void check_manner(struct __test_metadata *_metadata, struct env *env,
-			 const struct _fixture_variant_manner *variant,
-			 enum issue_by by)
+static void check_manner(struct __test_metadata *_metadata,
+			 struct _test_data_manner *self,
+			 const struct _fixture_variant_manner *variant)
 {
 	const struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT |
-			      (variant->pool ? FUSE_HAS_IO_URING_BUFPOOL : 0),
+		.init_flags = ENV_INIT,
 		.how = variant->how,
 		.pool = variant->pool,
-		.queue_flags = variant->queue_flags,
 		.hooks = FILES_HOOKS,
 	};
 
-	env->files.pass = true;
-	env->files.by = by;
-	env_start(_metadata, env, &cfg);
-	check_opens(_metadata, env);
+	self->env.files.pass = true;
+	env_start(_metadata, &self->env, &cfg);
+	check_opens(_metadata, &self->env);
 }
 
 TEST_F(manner, command)
 {
-	check_manner(_metadata, &self->env, variant, BY_COMMAND);
+	self->env.files.by = BY_COMMAND;
+	check_manner(_metadata, self, variant);
 }
 
 TEST_F(manner, commit)
 {
-	check_manner(_metadata, &self->env, variant, BY_COMMIT);
+	self->env.files.by = BY_COMMIT;
+	check_manner(_metadata, self, variant);
 }
 
 ENV_MAIN

@@ -45,7 +45,8 @@ static void answer_init(struct ring_server *s, const struct fuse_init_in *in,
 			struct fuse_init_out *out)
 {
 	__u64 flags = s->cfg.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES |
-		      FUSE_REQUEST_TIMEOUT;
+		      FUSE_REQUEST_TIMEOUT |
+		      (s->cfg.pool ? FUSE_HAS_IO_URING_BUFPOOL : 0);
 	long max_pages = RING_MAX_IO / sysconf(_SC_PAGESIZE);
 
 	s->offered = in->flags | (__u64)in->flags2 << 32;
@@ -204,7 +205,8 @@ static void add_pool(struct ring_queue *q)
 	io_uring_register_buffers(&q->issuer.ring, &iov, 1);
 	sqe = ring_queue_cmd(q, FUSE_IO_URING_CMD_ADD_QUEUE, 0);
 	fuse_cmd_req(sqe)->qid = q->qid;
-	fuse_cmd_req(sqe)->flags = q->server->cfg.queue_flags;
+	if (q->server->cfg.pool == RING_ZERO_COPY)
+		fuse_cmd_req(sqe)->flags = FUSE_URING_ZERO_COPY;
 	sqe = ring_queue_cmd(q, FUSE_IO_URING_CMD_ADD_BUFPOOL, 0);
 	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
 	req = fuse_cmd_req(sqe);
@@ -257,11 +259,11 @@ static void *queue_thread(void *arg)
 	int ret;
 
 	queue_init(q);
-	while (q->live && !q->exit) {
+	while (q->live) {
 		ret = io_uring_submit_and_wait(ring, 1);
 		if (ret < 0 && ret != -EINTR)
 			give_up("io_uring_enter", ret);
-		while (!q->exit && !io_uring_peek_cqe(ring, &cqe)) {
+		while (!io_uring_peek_cqe(ring, &cqe)) {
 			__u64 user_data = cqe->user_data;
 
 			ret = cqe->res;
@@ -269,8 +271,6 @@ static void *queue_thread(void *arg)
 			take_cqe(q, user_data, ret);
 		}
 	}
-	if (q->exit)
-		io_uring_submit(ring);
 	issuer_exit(&q->issuer);
 	for (i = 0; i < s->cfg.depth; i++)
 		ring_req_no_file(&q->ents[i].req);

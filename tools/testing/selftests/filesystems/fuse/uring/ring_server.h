@@ -76,6 +76,12 @@ struct ring_hooks {
 	void (*cqe)(struct ring_queue *queue, __u64 data, int res);
 };
 
+/*
+ * The queues have a registered buffer pool, maybe for zero-copy. Their REGISTER
+ * and commits need IORING_URING_CMD_FIXED.
+ */
+enum ring_pool { RING_NO_POOL, RING_POOL, RING_ZERO_COPY };
+
 struct ring_server_cfg {
 	/* FUSE_INIT flags to reply with besides what the server itself needs */
 	__u64 init_flags;
@@ -86,12 +92,7 @@ struct ring_server_cfg {
 	unsigned int depth;
 	/* how the rings are made and all commands of the queues issued */
 	struct issue_how how;
-	/*
-	 * The queues have a registered buffer pool, and these flags of
-	 * ADD_QUEUE. Their REGISTER and commits need IORING_URING_CMD_FIXED.
-	 */
-	bool pool;
-	__u64 queue_flags;
+	enum ring_pool pool;
 	/*
 	 * Makes the answer: the length of what it has put into @req->out, or a
 	 * negative errno.
@@ -127,8 +128,6 @@ struct ring_queue {
 	/* the CPU whose requests it gets */
 	unsigned int qid;
 	struct issuer issuer;
-	/* set by a hook: submit, then end as if the thread had died */
-	bool exit;
 
 	/* private */
 	pthread_t thread;
