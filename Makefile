@@ -7,12 +7,15 @@ help:
 	@echo  '  run     - build Linux with the series, boot it in QEMU, run the selftests'
 	@echo  '  check   - the complete test: source, builds, documentation, and the'
 	@echo  '            selftests on the patched and on the unpatched kernel'
+	@echo  '  demo    - what passthrough_hp saves by each interface, as a table'
 	@echo  ''
 	@echo  'Tests that take longer:'
 	@echo  '  check-debug - the selftests on kernels with KASAN, kmemleak, lockdep'
 	@echo  '            and more, and with KCSAN; as 64-bit and 32-bit programs'
 	@echo  '  check-arm64 - the selftests in an emulated arm64 machine'
 	@echo  '  check-libfuse - libfuse with its patches, its complete test suite'
+	@echo  '  check-xfstests - xfstests on passthrough_hp, each interface compared with'
+	@echo  '            the ioctls: XFSTESTS= a checkout that is built. TESTS= only these'
 	@echo  '  fuzz    - random backing file commands: TIME= seconds (60), or SQES='
 	@echo  '            commands, from SEED= on; on kernel-debug if it was built'
 	@echo  '  storm   - 10,000 connections that end in the midst of opens'
@@ -47,7 +50,7 @@ help:
 	@echo  'tree or a plain one, instead of the source package of Debian.'
 	@echo  'Tests add how they ended, when and with what to build/runs.'
 
-export KERNEL MUTANT TIME SQES SEED FILES
+export KERNEL MUTANT TIME SQES SEED FILES XFSTESTS TESTS
 
 bench bench-server: export NUMBERS := BOOTS
 bench-scale: export NUMBERS := FILES
@@ -64,6 +67,12 @@ check-debug check-arm64:
 
 check-libfuse:
 	@$(TOOLS)/libfuse/check
+
+check-xfstests:
+	@$(TOOLS)/xfstests/run
+
+demo:
+	@$(TOOLS)/demo/run
 
 fuzz storm faults stress:
 	@$(TOOLS)/stress/run $@
@@ -106,7 +115,8 @@ example: kernel
 clean:
 	@$(TOOLS)/series/clean
 
-PHONY := help run check check-debug check-arm64 check-libfuse mutants shell
+PHONY := help run check demo check-debug check-arm64 check-libfuse check-xfstests
+PHONY += mutants shell
 PHONY += fuzz storm faults stress bench bench-scale bench-program bench-server
 PHONY += tree refresh mail kernel example clean libfuse libfuse-mail
 .PHONY: $(PHONY)
