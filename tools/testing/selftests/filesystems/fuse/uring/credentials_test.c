@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Whose credentials, and whose files, are asked for when a backing file is
- * passed: those in force when the command is issued, as for any io_uring request.
- * That they are also those of the I/O is in passthrough_test.c.
+ * Whose credentials are asked for when a backing file is passed: those in force
+ * when the command is issued, as for any io_uring request. That they are also
+ * those of the I/O is in passthrough_test.c.
  *
  * A directory is what is passed here: -EISDIR if that is allowed, else -EPERM.
  */
@@ -104,44 +104,6 @@ TEST_F(credentials, of_a_personality)
 	issuer.personality = none;
 	check(_metadata, &self->env, &issuer, CAP_NONE, false);
 	issuer_exit(&issuer);
-}
-
-struct thread {
-	struct issuer *issuer;
-	/* the number of a directory, and another file, at that number here */
-	int fd, other;
-	int ret;
-};
-
-static void *open_own_file(void *arg)
-{
-	struct thread *t = arg;
-
-	if (unshare(CLONE_FILES) || dup2(t->other, t->fd) != t->fd)
-		t->ret = -errno;
-	else
-		t->ret = issue_open(t->issuer, t->fd);
-	return NULL;
-}
-
-TEST_F(credentials, and_the_files_of_the_submitter)
-{
-	struct issuer issuer;
-	struct thread t = {
-		.issuer = &issuer,
-		.fd = dup(self->env.files.dir_fd),
-		.other = env_file(_metadata, &self->env, "other"),
-	};
-	pthread_t thread;
-
-	init(_metadata, &self->env, &issuer, NULL);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, open_own_file, &t));
-	EXPECT_EQ(0, pthread_join(thread, NULL));
-	EXPECT_EQ(variant->by == BY_COMMIT ? -ENOENT : 1, t.ret);
-	EXPECT_EQ(-EISDIR, issue_open(&issuer, t.fd));
-	issuer_exit(&issuer);
-	close(t.fd);
-	close(t.other);
 }
 
 /* Root of that is nobody in the initial one */

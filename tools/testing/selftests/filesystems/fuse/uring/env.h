@@ -72,14 +72,10 @@ static __maybe_unused bool env_has_cmd(int dev_fd, __u32 cmd_op)
 	return res != -EINVAL && res != -EOPNOTSUPP;
 }
 
-/**
- * env_setup() - make the directories, and ask the kernel what it can do
- * @_metadata:	of the test
- * @env:	to be filled in
- * @need:	FUSE_INIT flags; the test fails if one is not offered by a kernel
- *		that has what it stands for
- *
- * Return: why the test cannot run here, to SKIP with, or NULL.
+/*
+ * Make the directories, and ask the kernel what it can do. Returns why the test
+ * cannot run here, to SKIP with: one of the FUSE_INIT flags @need is not offered.
+ * If the kernel has what that stands for nevertheless, the test fails.
  */
 static __maybe_unused const char *
 env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
@@ -137,13 +133,9 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 	return NULL;
 }
 
-/**
- * env_start() - mount and serve
- * @_metadata:	of the test
- * @env:	set up
- * @cfg:	as for ring_server_start(); NULL: one with ENV_INIT and
- *		FILES_HOOKS. What is 0 in max_stack_depth, handle and priv is
- *		set to 1, files_handle() and @env
+/*
+ * Mount and serve with @cfg, or NULL: one with ENV_INIT and FILES_HOOKS. What is 0
+ * in max_stack_depth, handle and priv is set to 1, files_handle() and @env.
  */
 static __maybe_unused void
 env_start(struct __test_metadata *_metadata, struct env *env,
@@ -302,18 +294,6 @@ env_open_fails(struct __test_metadata *_metadata, struct env *env,
 
 	EXPECT_EQ(-EIO, env_open(name, flags));
 	env_released(_metadata, env, nr + 1);
-}
-
-struct env_hold {
-	sem_t held, let_go;
-};
-
-/* Hold the calling thread: post the one semaphore and wait for the other */
-static __maybe_unused void env_hold(struct env_hold *hold)
-{
-	sem_post(&hold->held);
-	if (sys_wait_for(&hold->let_go, RING_PATIENCE))
-		abort();
 }
 
 #endif /* ENV_H */

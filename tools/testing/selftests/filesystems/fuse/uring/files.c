@@ -22,7 +22,6 @@ void files_exit(struct files *files)
 	while (files->nr)
 		close(files->nodes[--files->nr].fd);
 	close(files->dir_fd);
-	pthread_mutex_destroy(&files->lock);
 }
 
 static struct ring_node *add_node(struct files *files, const char *name, int flags,
@@ -251,12 +250,11 @@ static void answer_with_id(struct ring_req *req, int id)
 	req->open->fh = id;
 }
 
-void files_cqe(struct ring_queue *queue __attribute__((unused)), __u64 data,
-	       int res)
+void files_cqe(struct ring_queue *queue, __u64 data, int res)
 {
 	struct ring_req *req = (void *)(uintptr_t)data;
 
-	if (req) {
+	if (req && req->queue == queue) {
 		answer_with_id(req, res);
 		ring_req_commit(req);
 	}
@@ -271,14 +269,13 @@ static void release(struct files *files, struct ring_req *req)
 	pthread_mutex_lock(&files->lock);
 	req->node->opens--;
 	pthread_mutex_unlock(&files->lock);
-	if (!id)
-		return;
-	if (files->by == BY_IOCTL) {
+	if (id && files->by == BY_IOCTL) {
 		ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_CLOSE, &id);
-		return;
+	} else if (id) {
+		sqe = ring_queue_cmd(req->queue,
+				     FUSE_IO_URING_CMD_BACKING_CLOSE, 0);
+		fuse_cmd_req(sqe)->backing.id = id;
 	}
-	sqe = ring_queue_cmd(req->queue, FUSE_IO_URING_CMD_BACKING_CLOSE, 0);
-	fuse_cmd_req(sqe)->backing.id = id;
 }
 
 bool files_reply(struct ring_req *req)

@@ -73,7 +73,6 @@ TEST_F(init_flags, returned)
 
 TEST_F(init_flags, eopnotsupp_without_passthrough)
 {
-	const struct fuse_uring_cmd_req not_0 = { .flags = 1 };
 	enum issue_by by;
 
 	if (start(_metadata, self, 0) & FUSE_PASSTHROUGH)
@@ -85,11 +84,6 @@ TEST_F(init_flags, eopnotsupp_without_passthrough)
 		EXPECT_EQ(-EOPNOTSUPP, issue_open(&self->issuer, self->back));
 		EXPECT_EQ(-EOPNOTSUPP, issue_close(&self->issuer, 1));
 	}
-	/* a field that must be 0 is checked before, as always */
-	EXPECT_EQ(-EINVAL, issue(&self->issuer,
-				 FUSE_IO_URING_CMD_BACKING_OPEN, &not_0));
-	EXPECT_EQ(-EINVAL, issue(&self->issuer,
-				 FUSE_IO_URING_CMD_COMMIT_BACKING, &not_0));
 	EXPECT_EQ(0, self->env.server->offered & BOTH);
 }
 

@@ -59,16 +59,11 @@ struct issuer {
 	unsigned int cmd_flags;
 };
 
-/**
- * issuer_init() - make ready to issue commands
- * @issuer:	to be filled in
- * @how:	the manner; copied. NULL: inline
- * @dev_fd:	a /dev/fuse file of the connection; stays the caller's
- * @entries:	of the ring; 0: 16
- *
- * The ring belongs to the caller's task, and on SQPOLL its credentials do.
- *
- * Return: 0 or a negative errno.
+/*
+ * Make ready to issue commands to @dev_fd, a /dev/fuse file that stays the
+ * caller's, in the manner @how (NULL: inline), over a ring with that many
+ * @entries (0: 16). The ring belongs to the caller's task, and on SQPOLL its
+ * credentials do. 0 or a negative errno.
  */
 int issuer_init(struct issuer *issuer, const struct issue_how *how, int dev_fd,
 		unsigned int entries);
@@ -85,15 +80,10 @@ static inline struct fuse_uring_cmd_req *fuse_cmd_req(struct io_uring_sqe *sqe)
 	return (struct fuse_uring_cmd_req *)sqe->cmd;
 }
 
-/**
- * issue_sqe() - queue one command
- * @issuer:	initialized
- * @cmd_op:	enum fuse_uring_cmd
- * @req:	the command area; NULL: all 0
- *
- * All of the 128 bytes are set: what a command does not use has to be 0.
- *
- * Return: the SQE, to be changed and submitted, or NULL without room.
+/*
+ * Queue the command @cmd_op (enum fuse_uring_cmd) with the command area @req, or
+ * NULL: all 0. Returns the SQE, to be changed and submitted, or NULL without
+ * room. All of its 128 bytes are set: what a command does not use has to be 0.
  */
 struct io_uring_sqe *issue_sqe(struct issuer *issuer, __u32 cmd_op,
 			       const struct fuse_uring_cmd_req *req);

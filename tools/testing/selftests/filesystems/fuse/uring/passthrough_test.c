@@ -193,16 +193,6 @@ TEST_F(passthrough, without_a_file_meanwhile)
 	env_open_fails(_metadata, &self->env, "file", O_RDWR);
 	EXPECT_TRUE(env_is(fd, "file"));
 	EXPECT_EQ(0, env_io_served(&self->env));
-	env_close(_metadata, &self->env, fd);
-
-	/* and the other way round, against the rules of files.h */
-	fd = env_open("file", O_RDWR);
-	ASSERT_LE(0, fd);
-	self->node->pass_fd = self->file;
-	self->node->plain = false;
-	env_open_fails(_metadata, &self->env, "file", O_RDWR);
-	EXPECT_TRUE(env_is(fd, "file"));
-	EXPECT_LT(0, env_io_served(&self->env));
 	close(fd);
 }
 

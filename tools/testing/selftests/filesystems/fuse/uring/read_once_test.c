@@ -31,22 +31,11 @@ FIXTURE(read_once)
 FIXTURE_VARIANT(read_once)
 {
 	__u32 op;
-	enum issue_by by;
-	int res;
 };
 
-FIXTURE_VARIANT_ADD(read_once, open) {
-	FUSE_IO_URING_CMD_BACKING_OPEN, BY_COMMAND, 1
-};
-
-FIXTURE_VARIANT_ADD(read_once, close) {
-	FUSE_IO_URING_CMD_BACKING_CLOSE, BY_COMMAND, 0
-};
-
-/* For a request that there is not, which is looked up when all is read */
-FIXTURE_VARIANT_ADD(read_once, commit) {
-	FUSE_IO_URING_CMD_COMMIT_BACKING, BY_COMMIT, -ENOENT
-};
+FIXTURE_VARIANT_ADD(read_once, open) { FUSE_IO_URING_CMD_BACKING_OPEN };
+FIXTURE_VARIANT_ADD(read_once, close) { FUSE_IO_URING_CMD_BACKING_CLOSE };
+FIXTURE_VARIANT_ADD(read_once, commit) { FUSE_IO_URING_CMD_COMMIT_BACKING };
 
 /* Of a core file, 64 bits */
 struct core_header {
@@ -103,29 +92,10 @@ static int watch(__u64 address)
 		       PERF_FLAG_FD_CLOEXEC);
 }
 
-/* How often the kernel reads a word of the next SQE of a command */
-static int count(struct __test_metadata *_metadata, struct issuer *issuer,
-		 __u64 sqes, unsigned int word, __u32 op, int res,
-		 const struct fuse_uring_cmd_req *req)
-{
-	struct io_uring_sqe *sqe = issue_sqe(issuer, op, req);
-	__u64 nr;
-	int fd;
-
-	ASSERT_NE(NULL, sqe);
-	fd = watch(sqes + ((char *)sqe - (char *)issuer->ring.sq.sqes) +
-		   4 * word);
-	ASSERT_LE(0, fd);
-	EXPECT_EQ(res, issue_wait(issuer));
-	EXPECT_EQ(sizeof(nr), read(fd, &nr, sizeof(nr)));
-	close(fd);
-	return nr;
-}
-
 FIXTURE_SETUP(read_once)
 {
 	const char *missing = env_setup(_metadata, &self->env,
-					ENV_NEED(variant->by));
+					ENV_NEED(BY_COMMAND));
 	struct io_uring_params p = {
 		.flags = IORING_SETUP_SQE128 | IORING_SETUP_NO_SQARRAY,
 	};
@@ -159,26 +129,44 @@ FIXTURE_TEARDOWN(read_once)
 	env_teardown(_metadata, &self->env);
 }
 
+/* A command that succeeds; a commit only of a file, as there is no request */
+static int good_req(struct fuse_uring_cmd_req *req, struct issuer *ioctl,
+		    int back, __u32 op)
+{
+	static int last_id;
+
+	*req = (struct fuse_uring_cmd_req) { };
+	ioctl->by = BY_IOCTL;
+	if (op == FUSE_IO_URING_CMD_BACKING_CLOSE) {
+		req->backing.id = issue_open(ioctl, back);
+		return 0;
+	}
+	req->backing.map.fd = back;
+	if (op == FUSE_IO_URING_CMD_BACKING_OPEN)
+		return ++last_id;
+	req->commit_id = ~0ULL;
+	return -ENOENT;
+}
+
 TEST_F(read_once, each_word)
 {
-	struct fuse_uring_cmd_req req = { };
+	struct issuer *issuer = &self->issuer;
+	struct fuse_uring_cmd_req req;
+	struct io_uring_sqe *sqe;
 	unsigned int word;
-	int nr, res = variant->res, opened = 0;
+	int fd, res;
+	__u64 nr;
 
-	if (variant->by == BY_COMMIT)
-		req.commit_id = ~0ULL;
-	if (variant->op != FUSE_IO_URING_CMD_BACKING_CLOSE)
-		req.backing.map.fd = self->back;
 	for (word = 0; word < WORDS; word = word ? word + 1 : CMD) {
-		if (variant->op == FUSE_IO_URING_CMD_BACKING_CLOSE) {
-			self->issuer.by = BY_IOCTL;
-			req.backing.id = issue_open(&self->issuer, self->back);
-			ASSERT_LT(0, req.backing.id);
-		} else if (variant->op == FUSE_IO_URING_CMD_BACKING_OPEN) {
-			res = ++opened;
-		}
-		nr = count(_metadata, &self->issuer, self->sqes, word,
-			   variant->op, res, &req);
+		res = good_req(&req, issuer, self->back, variant->op);
+		sqe = issue_sqe(issuer, variant->op, &req);
+		ASSERT_NE(NULL, sqe);
+		fd = watch(self->sqes + 4 * word + (uintptr_t)sqe -
+			   (uintptr_t)issuer->ring.sq.sqes);
+		ASSERT_LE(0, fd);
+		EXPECT_EQ(res, issue_wait(issuer));
+		ASSERT_EQ(sizeof(nr), read(fd, &nr, sizeof(nr)));
+		close(fd);
 		/* that is io_uring's: the watchpoint has to see it */
 		if (!word) {
 			ASSERT_LT(0, nr);

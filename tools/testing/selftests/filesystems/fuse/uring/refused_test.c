@@ -14,39 +14,22 @@
 
 #define COMMIT	FUSE_IO_URING_CMD_COMMIT_BACKING
 
-/* What an fd is; the last two are none */
-enum what {
-	FILE_, DIR_, DIR_O_PATH, FIFO, SOCKET, SYMLINK, DEVICE, DEV_FUSE,
-	OF_THE_MOUNT, NEGATIVE, CLOSED, NR_WHAT
-};
-
 static const struct {
 	const char *path;
-	int flags;
+	int flags, err;
 } files[] = {
-	[FILE_] = { ENV_BACK "/file", O_RDWR },
-	[DIR_] = { ENV_BACK, O_RDONLY },
-	[DIR_O_PATH] = { ENV_BACK, O_PATH },
-	[FIFO] = { ENV_BACK "/fifo", O_RDWR },
-	[SOCKET] = { ENV_BACK "/socket", O_PATH },
-	[SYMLINK] = { ENV_BACK "/symlink", O_PATH | O_NOFOLLOW },
-	[DEVICE] = { "/dev/null", O_RDWR },
-	[DEV_FUSE] = { "/dev/fuse", O_RDWR },
+#define GOOD	0
+	{ ENV_BACK "/file", O_RDWR, 0 },
+#define DIR	1
+	{ ENV_BACK, O_RDONLY, -EISDIR },
+	{ ENV_BACK, O_PATH, -EISDIR },
+	{ ENV_BACK "/fifo", O_RDWR, -EINVAL },
+	{ ENV_BACK "/socket", O_PATH, -EINVAL },
+	{ ENV_BACK "/symlink", O_PATH | O_NOFOLLOW, -EINVAL },
+	{ "/dev/null", O_RDWR, -EINVAL },
+	{ "/dev/fuse", O_RDWR, -EINVAL },
 	/* a file system as deep as the server allows itself to be */
-	[OF_THE_MOUNT] = { ENV_MNT "/file", O_PATH },
-};
-
-static const int err_of[NR_WHAT] = {
-	[DIR_] = -EISDIR,
-	[DIR_O_PATH] = -EISDIR,
-	[FIFO] = -EINVAL,
-	[SOCKET] = -EINVAL,
-	[SYMLINK] = -EINVAL,
-	[DEVICE] = -EINVAL,
-	[DEV_FUSE] = -EINVAL,
-	[OF_THE_MOUNT] = -ELOOP,
-	[NEGATIVE] = -EBADF,
-	[CLOSED] = -EBADF,
+	{ ENV_MNT "/file", O_PATH, -ELOOP },
 };
 
 /* What has to be 0 in COMMIT_BACKING: bytes of the command area */
@@ -63,7 +46,7 @@ static const struct {
 static struct {
 	struct __test_metadata *_metadata;
 	struct issuer issuer;
-	int fd[NR_WHAT];
+	int fd[ARRAY_SIZE(files)];
 	void (*try)(struct __test_metadata *_metadata, struct ring_req *req);
 	enum ring_pool pool;
 } hook;
@@ -151,16 +134,18 @@ FIXTURE_TEARDOWN(refused)
 
 static void try_files(struct __test_metadata *_metadata)
 {
-	struct fuse_backing_map map = { .fd = hook.fd[FILE_] };
-	enum what what;
-	int bit;
+	struct fuse_backing_map map = { .fd = hook.fd[GOOD] };
+	int bit, closed = dup(0);
+	unsigned int i;
 
-	for (what = FILE_ + 1; what < NR_WHAT; what++) {
-		EXPECT_EQ(err_of[what], issue_open(&hook.issuer,
-						   hook.fd[what])) {
-			TH_LOG("file %d", what);
+	for (i = GOOD + 1; i < ARRAY_SIZE(files); i++) {
+		EXPECT_EQ(files[i].err, issue_open(&hook.issuer, hook.fd[i])) {
+			TH_LOG("%s", files[i].path);
 		}
 	}
+	close(closed);
+	EXPECT_EQ(-EBADF, issue_open(&hook.issuer, closed));
+	EXPECT_EQ(-EBADF, issue_open(&hook.issuer, -1));
 	capabilities_without(CAP_SYS_ADMIN);
 	EXPECT_EQ(-EPERM, issue_map(&hook.issuer, &map));
 	capabilities_without(CAP_NONE);
@@ -181,7 +166,7 @@ static void try_commits(struct __test_metadata *_metadata, struct ring_req *req)
 	const struct fuse_uring_cmd_req good = {
 		.commit_id = hook.issuer.commit_id,
 		.qid = hook.issuer.qid,
-		.backing.map.fd = hook.fd[FILE_],
+		.backing.map.fd = hook.fd[GOOD],
 	};
 	struct fuse_uring_cmd_req bad;
 	size_t i, bit;
@@ -212,7 +197,7 @@ static void try_commits(struct __test_metadata *_metadata, struct ring_req *req)
 	bad = good;
 	bad.commit_id = ~0ULL;
 	EXPECT_EQ(-ENOENT, issue(&hook.issuer, COMMIT, &bad));
-	bad.backing.map.fd = hook.fd[DIR_];
+	bad.backing.map.fd = hook.fd[DIR];
 	EXPECT_EQ(-EISDIR, issue(&hook.issuer, COMMIT, &bad));
 }
 
@@ -221,45 +206,27 @@ static void try_no_open(struct __test_metadata *_metadata, struct ring_req *req)
 {
 	if (req->open)
 		return;
-	EXPECT_EQ(-EOPNOTSUPP, issue_open(&hook.issuer, hook.fd[FILE_])) {
+	EXPECT_EQ(-EOPNOTSUPP, issue_open(&hook.issuer, hook.fd[GOOD])) {
 		TH_LOG("opcode %u", req->in.opcode);
 	}
-	EXPECT_EQ(-EISDIR, issue_open(&hook.issuer, hook.fd[DIR_]));
+	EXPECT_EQ(-EISDIR, issue_open(&hook.issuer, hook.fd[DIR]));
 	hook.issuer.commit_id = ~0ULL;
-	EXPECT_EQ(-ENOENT, issue_open(&hook.issuer, hook.fd[FILE_]));
-}
-
-static void open_files(struct __test_metadata *_metadata)
-{
-	enum what what;
-
-	for (what = 0; what <= OF_THE_MOUNT; what++) {
-		hook.fd[what] = open(files[what].path,
-				     files[what].flags | O_CLOEXEC);
-		ASSERT_LE(0, hook.fd[what]);
-	}
-	hook.fd[NEGATIVE] = -1;
-	hook.fd[CLOSED] = dup(0);
-	close(hook.fd[CLOSED]);
-}
-
-static void close_files(void)
-{
-	enum what what;
-
-	for (what = 0; what <= OF_THE_MOUNT; what++)
-		close(hook.fd[what]);
+	EXPECT_EQ(-ENOENT, issue_open(&hook.issuer, hook.fd[GOOD]));
 }
 
 TEST_F(refused, errors)
 {
+	unsigned int i;
 	int fd;
 
 	if (variant->by == BY_COMMIT)
 		hook.try = try_commits;
 	start(_metadata, &self->env);
 	env_pin(_metadata, &self->env, 0);
-	open_files(_metadata);
+	for (i = 0; i < ARRAY_SIZE(files); i++) {
+		hook.fd[i] = open(files[i].path, files[i].flags | O_CLOEXEC);
+		ASSERT_LE(0, hook.fd[i]);
+	}
 	if (variant->by == BY_COMMIT) {
 		fd = env_open(variant->name, variant->flags);
 		ASSERT_LE(0, fd);
@@ -270,9 +237,10 @@ TEST_F(refused, errors)
 		hook.issuer.by = variant->by;
 		try_files(_metadata);
 		/* what has failed has taken no id */
-		EXPECT_EQ(1, issue_open(&hook.issuer, hook.fd[FILE_]));
+		EXPECT_EQ(1, issue_open(&hook.issuer, hook.fd[GOOD]));
 	}
-	close_files();
+	for (i = 0; i < ARRAY_SIZE(files); i++)
+		close(hook.fd[i]);
 }
 
 FIXTURE(commit_refused)
@@ -289,13 +257,13 @@ FIXTURE_SETUP(commit_refused)
 		SKIP(return, "%s", missing);
 	close(env_file(_metadata, &self->env, "file"));
 	hook._metadata = _metadata;
-	hook.fd[FILE_] = openat(self->env.files.dir_fd, "file", O_RDWR);
-	hook.fd[DIR_] = self->env.files.dir_fd;
+	hook.fd[GOOD] = openat(self->env.files.dir_fd, "file", O_RDWR);
+	hook.fd[DIR] = self->env.files.dir_fd;
 }
 
 FIXTURE_TEARDOWN(commit_refused)
 {
-	close(hook.fd[FILE_]);
+	close(hook.fd[GOOD]);
 	issuer_exit(&hook.issuer);
 	env_teardown(_metadata, &self->env);
 }
@@ -340,7 +308,7 @@ TEST_F(commit_refused, by_the_connection)
 				 0));
 	for (by = BY_COMMAND; by <= BY_COMMIT; by++) {
 		hook.issuer.by = by;
-		EXPECT_EQ(-EPERM, issue_open(&hook.issuer, hook.fd[FILE_]));
+		EXPECT_EQ(-EPERM, issue_open(&hook.issuer, hook.fd[GOOD]));
 	}
 	issuer_exit(&hook.issuer);
 	env_stop(_metadata, &self->env);
@@ -352,7 +320,7 @@ TEST_F(commit_refused, by_the_connection)
 	ASSERT_EQ(0, issuer_init(&hook.issuer, NULL, self->env.server->dev_fd,
 				 0));
 	hook.issuer.by = BY_COMMIT;
-	EXPECT_EQ(-ENOTCONN, issue_open(&hook.issuer, hook.fd[FILE_]));
+	EXPECT_EQ(-ENOTCONN, issue_open(&hook.issuer, hook.fd[GOOD]));
 }
 
 ENV_MAIN

@@ -72,17 +72,6 @@ static void answer_init(struct ring_server *s, const struct fuse_init_in *in,
 	};
 }
 
-static struct fuse_out_header out_header(const struct ring_req *req)
-{
-	int len = req->len > 0 ? req->len : 0;
-
-	return (struct fuse_out_header) {
-		.len = sizeof(struct fuse_out_header) + len,
-		.error = req->len < 0 ? req->len : 0,
-		.unique = req->in.unique,
-	};
-}
-
 /* Before the answer is sent: who gets it can rely on the count */
 static void served(struct ring_server *s, __u32 opcode)
 {
@@ -124,12 +113,17 @@ static struct io_uring_sqe *ent_sqe(struct ring_queue *q, __u32 cmd_op,
 
 void ring_req_commit(struct ring_req *req)
 {
-	struct fuse_out_header oh = out_header(req);
+	const int len = req->len > 0 ? req->len : 0;
+	const struct fuse_out_header oh = {
+		.len = sizeof(oh) + len,
+		.error = req->len - len,
+		.unique = req->in.unique,
+	};
 	struct ring_ent *ent = req->ent;
 	struct io_uring_sqe *sqe;
 
 	memcpy(ent->hdr.in_out, &oh, sizeof(oh));
-	ent->hdr.ring_ent_in_out.payload_sz = oh.len - sizeof(oh);
+	ent->hdr.ring_ent_in_out.payload_sz = len;
 	sqe = ent_sqe(req->queue,
 		      req->fd < 0 ? FUSE_IO_URING_CMD_COMMIT_AND_FETCH :
 				    FUSE_IO_URING_CMD_COMMIT_BACKING, ent);
@@ -176,8 +170,8 @@ static void serve(struct ring_queue *q, struct ring_ent *ent)
 
 static void take_cqe(struct ring_queue *q, __u64 user_data, int res)
 {
+	const struct ring_hooks *hooks = &q->server->cfg.hooks;
 	struct ring_ent *ent = (void *)(uintptr_t)user_data;
-	struct ring_hooks *hooks = &q->server->cfg.hooks;
 
 	if (user_data & FOR_HOOK) {
 		if (hooks->cqe)
@@ -264,11 +258,8 @@ static void *queue_thread(void *arg)
 		if (ret < 0 && ret != -EINTR)
 			give_up("io_uring_enter", ret);
 		while (!io_uring_peek_cqe(ring, &cqe)) {
-			__u64 user_data = cqe->user_data;
-
-			ret = cqe->res;
+			take_cqe(q, cqe->user_data, cqe->res);
 			io_uring_cqe_seen(ring, cqe);
-			take_cqe(q, user_data, ret);
 		}
 	}
 	issuer_exit(&q->issuer);
@@ -377,10 +368,7 @@ int ring_server_stop(struct ring_server *s)
 		free(s->queues[i].ents);
 		free(s->queues[i].payloads);
 	}
-	if (s->dev_fd >= 0)
-		close(s->dev_fd);
-	pthread_cond_destroy(&s->cond);
-	pthread_mutex_destroy(&s->lock);
+	close(s->dev_fd);
 	free(s->queues);
 	free(s);
 	return err;

@@ -6,10 +6,10 @@
  * for each possible CPU serves the queue of that CPU from a ring of its own, as
  * ring entries belong to the task that registers them.
  *
- * It serves as a server should. What is answered is up to the handler, and what
- * a test wants otherwise is in its hooks. They run in the thread that serves the
- * request. The rules of the protocol are those of Documentation/filesystems/
- * fuse/fuse-io-uring.rst and the uapi page beside it.
+ * It serves as a server should, see Documentation/filesystems/fuse/
+ * fuse-io-uring.rst and the uapi page beside it. What is answered is up to the
+ * handler, and what a test wants otherwise is in its hooks. They run in the
+ * thread that serves the request.
  *
  * Functions that return int return 0 (or what is said) or a negative errno.
  */
@@ -136,21 +136,17 @@ struct ring_queue {
 	char *payloads;
 };
 
-/**
- * ring_server_start() - mount, and serve until ring_server_stop()
- * @server:	the server is put here
- * @mnt:	mount point, an existing directory; stays the caller's
- * @cfg:	copied; without FUSE_OVER_IO_URING in its init_flags, or if the
- *		kernel does not offer that, no request is answered
+/*
+ * Mount at @mnt, an existing directory that stays the caller's, and serve until
+ * ring_server_stop(). @cfg is copied. Without FUSE_OVER_IO_URING in init_flags, or
+ * if the kernel does not offer that, no request is answered.
  */
 int ring_server_start(struct ring_server **server, const char *mnt,
 		      const struct ring_server_cfg *cfg);
 
-/**
- * ring_server_stop() - unmount if still mounted, end all threads and free
- * @server:	a server, or NULL
- *
- * Return: 0 or the error of the unmount. Nothing is left either way.
+/*
+ * Unmount if still mounted, end all threads and free; @server can be NULL. Returns
+ * the error of the unmount. Nothing is left either way.
  */
 int ring_server_stop(struct ring_server *server);
 
@@ -165,23 +161,17 @@ static inline unsigned long ring_server_count(struct ring_server *server,
 int ring_server_wait(struct ring_server *server, __u32 opcode,
 		     unsigned long nr);
 
-/**
- * ring_queue_cmd() - queue a FUSE command on the ring of the queue
- * @queue:	in a hook, of the thread that calls
- * @cmd_op:	enum fuse_uring_cmd
- * @data:	for the hook cqe(); its highest bit is lost
- *
- * Return: the SQE to fill in, but for its user_data.
+/*
+ * In a hook, queue a FUSE command on the ring of the queue of its thread. @data is
+ * for the hook cqe(), but for the highest bit. Returns the SQE to fill in.
  */
 struct io_uring_sqe *ring_queue_cmd(struct ring_queue *queue, __u32 cmd_op,
 				    __u64 data);
 
-/**
- * ring_req_commit() - queue the commit of an answer
- * @req:	a request whose hook reply() returned false or whose commit was
- *		refused
- *
- * With @req->fd it is COMMIT_BACKING, without COMMIT_AND_FETCH.
+/*
+ * Queue the commit of an answer, when the hook reply() has returned false or the
+ * commit was refused. With @req->fd it is COMMIT_BACKING, without
+ * COMMIT_AND_FETCH.
  */
 void ring_req_commit(struct ring_req *req);
 

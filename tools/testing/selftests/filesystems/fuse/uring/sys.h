@@ -29,9 +29,8 @@
 
 #define CAP_NONE	-1
 
-/* Open until the program has ended, which tells its keeper */
+/* Open until the program has ended, which tells the keeper of the parameter */
 static int enable_uring_pipe[2];
-static pid_t enable_uring_keeper;
 
 static inline int sys_write(const char *path, const char *text)
 {
@@ -51,12 +50,6 @@ static inline int enable_uring(bool on)
 	return sys_write(ENABLE_URING, on ? "Y" : "N");
 }
 
-static inline void enable_uring_let_go(void)
-{
-	close(enable_uring_pipe[1]);
-	waitpid(enable_uring_keeper, NULL, 0);
-}
-
 /*
  * Have it on as long as the program runs. It is put back when all processes of
  * the program have ended, however they do. Another program that holds it waits
@@ -74,18 +67,17 @@ static inline void enable_uring_hold(void)
 	if (fd < 0)
 		return;
 	if (flock(fd, LOCK_EX) || read(fd, &was, 1) != 1 ||
-	    pipe(enable_uring_pipe)) {
+	    pipe2(enable_uring_pipe, O_CLOEXEC)) {
 		perror(ENABLE_URING);
 		exit(1);
 	}
-	enable_uring_keeper = fork();
-	if (!enable_uring_keeper) {
+	if (!fork()) {
 		/* who ends the program ends its process group */
 		setsid();
 		signal(SIGTERM, SIG_IGN);
-		close(enable_uring_pipe[1]);
 		close(STDOUT_FILENO);
 		close(STDERR_FILENO);
+		close(enable_uring_pipe[1]);
 		while (read(enable_uring_pipe[0], &end, 1) < 0 &&
 		       errno == EINTR)
 			;
@@ -94,9 +86,6 @@ static inline void enable_uring_hold(void)
 	}
 	close(enable_uring_pipe[0]);
 	close(fd);
-	fcntl(enable_uring_pipe[1], F_SETFD, FD_CLOEXEC);
-	/* a test is a child that does not come here */
-	atexit(enable_uring_let_go);
 	enable_uring(true);
 }
 
