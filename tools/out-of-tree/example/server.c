@@ -123,11 +123,13 @@ static int do_lookup(struct entry *ent, struct fuse_entry_out *out,
 {
 	if (strcmp(name, "file"))
 		return -ENOENT;
-	if (no_open) {
+	pthread_mutex_lock(&lock);
+	if (no_open && !opens[CACHED]) {
 		ent->fd = file_fd;
 		ent->flags = FUSE_URING_BACKING_INODE |
 			     FUSE_URING_BACKING_NO_OPEN;
 	}
+	pthread_mutex_unlock(&lock);
 	*out = (struct fuse_entry_out) { .nodeid = NODE, .entry_valid = 1 };
 	return get_attr(NODE, &out->attr, sizeof(*out));
 }
