@@ -10,6 +10,7 @@ The tree, build/linux, has the branch fuse-backing and these refs:
 build/refresh is there only while our files are being changed: how they will be.
 """
 
+import hashlib
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ import typing
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import BUILD, PLAIN, TMP, TOOLS, die, read, run, say
+from common import BUILD, PLAIN, TMP, TOOLS, die, read, run, say, write
 
 HERE = TOOLS / "series"
 TREE = BUILD / "linux"
@@ -124,55 +125,74 @@ def why_not(errors):
     return "it conflicts in " + conflicts[1] if conflicts else errors
 
 
+def apply_patch(top, patch, files, tip, version, date):
+    """The commit that a patch and the new files that it names make on tip. The
+    index is at tip."""
+    env = {**NOBODY, "GIT_INDEX_FILE": str(TMP / "index"),
+           "GIT_AUTHOR_DATE": f"@{date} +0000", "GIT_COMMITTER_DATE": f"@{date} +0000"}
+    mail = git_run("mailinfo", "--encoding=UTF-8", TMP / "body", TMP / "diff",
+                   data=read(top / patch), check=False)
+    if mail.returncode:
+        die(f"{patch}: is not a mail")
+    subject = re.search(r"^Subject: (.+)", mail.stdout, re.M)
+    if not subject:
+        die(f"{patch}: has no Subject: line")
+    p = git_run("apply", "--cached", "--allow-empty", "--whitespace=nowarn", "-v",
+                TMP / "diff", env=env, check=False)
+    if p.returncode:
+        die(f"{patch} does not apply to Linux {version}: {why_not(p.stderr)}")
+    file = ""
+    for line in p.stderr.splitlines():
+        if line.startswith("Checking patch "):
+            file = line.removeprefix("Checking patch ").rstrip(".")
+        elif line.startswith("Hunk ") and "offset" in line:
+            say(f"{patch}: {file}: {line}")
+    if files:
+        there = git("ls-tree", "-r", "--name-only", tip, "--", *files)
+        if there:
+            die(f"{there.splitlines()[0]}: is in Linux {version}, so it can only be changed by a patch")
+        objects = git("hash-object", "-w", "--no-filters", "--stdin-paths",
+                      data="".join(f"{top / f}\n" for f in files)).split()
+        git("update-index", "--add", "--index-info", env=env, data="".join(
+            f"{'100755' if os.access(top / f, os.X_OK) else '100644'} {o}\t{f}\n"
+            for f, o in zip(files, objects)))
+    tree = git("write-tree", env=env)
+    if tree == git("rev-parse", tip + "^{tree}"):
+        die(f"{patch}: changes nothing")
+    message = git("stripspace", data=f"{subject[1]}\n\n{read(TMP / 'body')}")
+    return git("commit-tree", tree, "-p", tip, data=message + "\n", env=env)
+
+
 def build_series(top, base, version):
     """Commits of what top has, on base: a list of pairs, patch and commit.
     Neither the index nor the work tree of build/linux take part, and the same
-    files give the same commits."""
-    series = read_series(top)
-    env = {**NOBODY, "GIT_INDEX_FILE": str(TMP / "index")}
-    new = [f for files in series.values() for f in files]
-    for file in new:
-        if (top / file).is_symlink():
-            die(f"{file}: is a symbolic link")
-    there = git("ls-tree", "-r", "--name-only", base, "--", *new) if new else ""
-    if there:
-        die(f"{there.splitlines()[0]}: is in Linux {version}, so it can only be changed by a patch")
-    objects = dict(zip(new, git("hash-object", "-w", "--no-filters", "--stdin-paths",
-                                data="".join(f"{top / f}\n" for f in new)).split()))
-
-    git("read-tree", base, env=env)
-    tip, tree, commits = base, git("rev-parse", base + "^{tree}"), []
+    files give the same commits, so what was made once is not made again."""
+    cache = TREE / ".git/made-before"
+    known = dict(line.split() for line in read(cache).splitlines()) if cache.exists() else {}
+    if known and git_run("cat-file", "-e", [*known.values()][-1], check=False).returncode:
+        known = {}
+    index, tip, commits = None, base, []
     date = int(git("log", "-1", "--format=%ct", base))
-    for patch, files in series.items():
-        mail = git_run("mailinfo", "--encoding=UTF-8", TMP / "body", TMP / "diff",
-                       data=read(top / patch), check=False)
-        if mail.returncode:
-            die(f"{patch}: is not a mail")
-        subject = re.search(r"^Subject: (.+)", mail.stdout, re.M)
-        if not subject:
-            die(f"{patch}: has no Subject: line")
-        p = git_run("apply", "--cached", "--allow-empty", "--whitespace=nowarn",
-                    "-v", TMP / "diff", env=env, check=False)
-        if p.returncode:
-            die(f"{patch} does not apply to Linux {version}: {why_not(p.stderr)}")
-        file = ""
-        for line in p.stderr.splitlines():
-            if line.startswith("Checking patch "):
-                file = line.removeprefix("Checking patch ").rstrip(".")
-            elif line.startswith("Hunk ") and "offset" in line:
-                say(f"{patch}: {file}: {line}")
-        git("update-index", "--add", "--index-info", env=env, data="".join(
-            f"{'100755' if os.access(top / f, os.X_OK) else '100644'} "
-            f"{objects[f]}\t{f}\n" for f in files))
-        before, tree = tree, git("write-tree", env=env)
-        if tree == before:
-            die(f"{patch}: changes nothing")
-        date += 1
-        message = git("stripspace", data=f"{subject[1]}\n\n{read(TMP / 'body')}")
-        tip = git("commit-tree", tree, "-p", tip, data=message + "\n",
-                  env={**NOBODY, "GIT_AUTHOR_DATE": f"@{date} +0000",
-                       "GIT_COMMITTER_DATE": f"@{date} +0000"})
+    for patch, files in read_series(top).items():
+        for file in files:
+            if (top / file).is_symlink():
+                die(f"{file}: is a symbolic link")
+        key = hashlib.sha256(tip.encode())
+        for file in [patch] + files:
+            content = (top / file).read_bytes()
+            key.update(f"{file} {os.access(top / file, os.X_OK)} {len(content)} ".encode())
+            key.update(content)
+        key, date = key.hexdigest(), date + 1
+        if key not in known:
+            if index != tip:
+                git("read-tree", tip, env={"GIT_INDEX_FILE": str(TMP / "index")})
+            known[key] = index = apply_patch(top, patch, files, tip, version, date)
+        tip = known[key]
         commits.append((patch, tip))
+    # The last line is what is needed next.
+    lines = [f"{k} {c}\n" for k, c in known.items() if c != tip] + [f"{key} {tip}\n"]
+    write(f"{cache}.{os.getpid()}", "".join(lines[-1000:]))
+    os.rename(f"{cache}.{os.getpid()}", cache)
     return commits
 
 
