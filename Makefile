@@ -24,7 +24,7 @@ help:
 	@echo  '  mutants - can the tests fail? They have to notice each mistake of a'
 	@echo  '            collection, made in the kernel. MUTANT=NAME: that one'
 	@echo  ''
-	@echo  '  bench   - count what the ways to register a backing file cost'
+	@echo  '  bench   - count what each interface for a backing file costs'
 	@echo  '  bench-scale - the same with many open files, and which locks they take:'
 	@echo  '            FILES= how many, 1000000'
 	@echo  '  bench-program - the program that does it, to measure time on any machine:'
