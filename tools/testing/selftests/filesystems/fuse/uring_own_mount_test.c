@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A queue's thread that uses the mount it serves waits for itself. That is its
+ * own fault, but it has to be possible to end it: by fusectl's abort, as over
+ * /dev/fuse, and by SIGKILL. And SIGKILL ends a client of a thread that is
+ * stopped.
+ */
+#define _GNU_SOURCE
+#include <linux/io_uring.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include "raw_server.h"
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include "../../kselftest_harness.h"
+
+#define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
+#define POSSIBLE_CPUS	"/sys/devices/system/cpu/possible"
+#define MAX_QUEUES	1024
+#define TIMEOUT_MS	10000
+
+/* One ring for all queues, with one entry each. */
+struct ring {
+	int fd;
+	unsigned int *sq_tail, *cq_head, *cq_tail, mask;
+	struct io_uring_sqe *sqes;
+	struct io_uring_cqe *cqes;
+	struct fuse_uring_req_header *headers;
+	struct iovec iov[MAX_QUEUES][2];
+};
+
+static int ring_setup(struct ring *r, unsigned int queues)
+{
+	size_t payload = 32 * sysconf(_SC_PAGESIZE);
+	struct io_uring_params p = {
+		.flags = IORING_SETUP_SQE128 | IORING_SETUP_NO_SQARRAY,
+	};
+	size_t size;
+	char *ptr;
+	int i;
+
+	r->fd = syscall(SYS_io_uring_setup, queues, &p);
+	if (r->fd < 0)
+		return -errno;
+	size = p.cq_off.cqes + p.cq_entries * sizeof(*r->cqes);
+	ptr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
+		   IORING_OFF_SQ_RING);
+	r->sqes = mmap(NULL, p.sq_entries * 128, PROT_READ | PROT_WRITE,
+		       MAP_SHARED, r->fd, IORING_OFF_SQES);
+	if (ptr == MAP_FAILED || r->sqes == MAP_FAILED)
+		return -errno;
+	r->sq_tail = (void *)(ptr + p.sq_off.tail);
+	r->cq_head = (void *)(ptr + p.cq_off.head);
+	r->cq_tail = (void *)(ptr + p.cq_off.tail);
+	r->cqes = (void *)(ptr + p.cq_off.cqes);
+	r->mask = p.cq_entries - 1;
+	r->headers = calloc(queues, sizeof(*r->headers));
+	for (i = 0; i < queues; i++) {
+		r->iov[i][0].iov_base = &r->headers[i];
+		r->iov[i][0].iov_len = sizeof(*r->headers);
+		r->iov[i][1].iov_base = malloc(payload);
+		r->iov[i][1].iov_len = payload;
+	}
+	return 0;
+}
+
+/* Submits a command for the entry of queue @qid; its error if it has failed. */
+static int ring_cmd(struct ring *r, struct raw_server *s, uint32_t op,
+		    unsigned int qid, uint64_t commit_id)
+{
+	struct io_uring_sqe *sqe;
+	struct fuse_uring_cmd_req *req;
+	struct io_uring_cqe *cqe;
+	int err;
+
+	/* One at a time, so that it is the first or the second. */
+	sqe = (void *)((char *)r->sqes + 128 * (*r->sq_tail & (r->mask / 2)));
+	memset(sqe, 0, 128);
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = s->dev;
+	sqe->cmd_op = op;
+	sqe->addr = (uintptr_t)r->iov[qid];
+	sqe->len = 2;
+	sqe->user_data = qid;
+	req = (void *)sqe->cmd;
+	req->qid = qid;
+	req->commit_id = commit_id;
+	__atomic_store_n(r->sq_tail, *r->sq_tail + 1, __ATOMIC_RELEASE);
+	if (syscall(SYS_io_uring_enter, r->fd, 1, 0, 0, NULL, 0) != 1)
+		return -errno;
+	if (*r->cq_head == __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE))
+		return 0;
+	cqe = &r->cqes[*r->cq_head & r->mask];
+	err = cqe->res;
+	if (err < 0)
+		++*r->cq_head;
+	return err;
+}
+
+/* Answers the next request, returns its opcode. */
+static int ring_serve_one(struct ring *r, struct raw_server *s)
+{
+	struct fuse_uring_req_header *h;
+	struct fuse_out_header oh = { .len = sizeof(oh) };
+	struct io_uring_cqe *cqe;
+	struct fuse_in_header *ih;
+	char in[sizeof(*ih) + sizeof(h->op_in)];
+	unsigned int qid;
+	int len, err;
+
+	while (*r->cq_head == __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE))
+		if (syscall(SYS_io_uring_enter, r->fd, 0, 1,
+			    IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+			return -errno;
+	cqe = &r->cqes[*r->cq_head & r->mask];
+	if (cqe->res)
+		return -EIO;
+	qid = cqe->user_data;
+	++*r->cq_head;
+
+	h = &r->headers[qid];
+	ih = (void *)in;
+	memcpy(ih, h->in_out, sizeof(*ih));
+	memcpy(ih + 1, h->op_in, sizeof(h->op_in));
+	oh.unique = ih->unique;
+	len = raw_answer(s, ih, r->iov[qid][1].iov_base);
+	if (len < 0)
+		oh.error = len;
+	memcpy(h->in_out, &oh, sizeof(oh));
+	h->ring_ent_in_out.payload_sz = len < 0 ? 0 : len;
+	err = ring_cmd(r, s, FUSE_IO_URING_CMD_COMMIT_AND_FETCH, qid,
+		       h->ring_ent_in_out.commit_id);
+	return err ? : ih->opcode;
+}
+
+static int possible_cpus(void)
+{
+	FILE *f = fopen(POSSIBLE_CPUS, "r");
+	int last = -1;
+
+	/* "0" or "0-3" */
+	if (f && fscanf(f, "%*d-%d", &last) != 1)
+		last = 0;
+	if (f)
+		fclose(f);
+	return last + 1;
+}
+
+static char enable_uring(char value)
+{
+	int fd = open(ENABLE_URING, O_RDWR | O_CLOEXEC);
+	char old = 0;
+
+	if (read(fd, &old, 1) != 1 || pwrite(fd, &value, 1, 0) != 1)
+		old = 0;
+	close(fd);
+	return old;
+}
+
+/*
+ * Enables io_uring until the fd that is returned is closed, which also happens
+ * when the test is killed.
+ */
+static int enable_uring_meanwhile(void)
+{
+	char old = enable_uring('Y'), dummy;
+	int p[2];
+
+	if (!old || pipe2(p, O_CLOEXEC))
+		return -1;
+	if (!fork()) {
+		setsid();
+		close(p[1]);
+		if (read(p[0], &dummy, 1) == 0)
+			enable_uring(old);
+		_exit(0);
+	}
+	close(p[0]);
+	return p[1];
+}
+
+enum action { DO_STAT, DO_CLOSE, DO_STOP };
+
+static void *open_file(void *arg)
+{
+	struct raw_server *s = arg;
+
+	return (void *)(intptr_t)open(s->file, O_RDWR | O_CLOEXEC);
+}
+
+/*
+ * The server: all queues with one thread, which then uses the mount. Writes 0
+ * to @result in front of that, and after it the error, or what else failed.
+ */
+static void own_mount(struct ring *r, enum action what, int result)
+{
+	unsigned int queues = possible_cpus(), qid;
+	struct raw_server *s = raw_server_new();
+	pthread_t thread;
+	struct stat st;
+	void *fd;
+	int err;
+
+	s->init_flags = FUSE_OVER_IO_URING;
+	s->content = open("/tmp/content", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	err = raw_server_mount(s, "mnt");
+	if (!err)
+		err = ring_setup(r, queues);
+	for (qid = 0; !err && qid < queues; qid++)
+		err = ring_cmd(r, s, FUSE_IO_URING_CMD_REGISTER, qid, 0);
+	if (!err && what == DO_CLOSE) {
+		pthread_create(&thread, NULL, open_file, s);
+		do {
+			err = ring_serve_one(r, s);
+		} while (err > 0 && err != FUSE_OPEN);
+		if (err == FUSE_OPEN)
+			err = pthread_join(thread, &fd);
+	}
+	if (write(result, &err, sizeof(err)) < 0 || err)
+		return;
+
+	if (what == DO_STOP)
+		err = raise(SIGSTOP);
+	else if (what == DO_CLOSE)
+		err = close((intptr_t)fd);
+	else
+		err = stat(s->dir, &st);
+	err = err ? errno : 0;
+	if (write(result, &err, sizeof(err)) < 0)
+		return;
+}
+
+static char state_of(pid_t pid)
+{
+	char path[40], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "r");
+	if (f) {
+		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+			state = 0;
+		fclose(f);
+	}
+	return state;
+}
+
+static void wait_for(pid_t pid, char state)
+{
+	while (state_of(pid) != state)
+		sched_yield();
+}
+
+struct server {
+	pid_t pid;
+	int result;		/* where its results come from */
+};
+
+/* start() - a server, until its thread waits for itself or is stopped */
+static void start(struct __test_metadata *const _metadata, struct server *s,
+		  enum action what)
+{
+	static struct ring r;
+	int p[2], err, i, enabled;
+
+	if (geteuid())
+		SKIP(exit(KSFT_SKIP), "needs root to mount");
+	if (access(ENABLE_URING, F_OK))
+		SKIP(exit(KSFT_SKIP), "needs CONFIG_FUSE_IO_URING");
+	ASSERT_GE(MAX_QUEUES, possible_cpus());
+	ASSERT_EQ(0, raw_sandbox());
+	enabled = enable_uring_meanwhile();
+	ASSERT_LE(0, enabled);
+	ASSERT_EQ(0, pipe2(p, O_CLOEXEC));
+	s->pid = fork();
+	ASSERT_LE(0, s->pid);
+	if (!s->pid) {
+		/* It may stay for ever: nobody shall wait for its output. */
+		for (i = 0; i <= 2; i++)
+			close(i);
+		close(enabled);
+		own_mount(&r, what, p[1]);
+		_exit(0);
+	}
+	close(p[1]);
+	s->result = p[0];
+	ASSERT_EQ(sizeof(err), read(s->result, &err, sizeof(err)));
+	ASSERT_EQ(0, err);
+	close(enabled);
+	wait_for(s->pid, what == DO_STOP ? 'T' : 'D');
+}
+
+static void abort_ends(struct __test_metadata *const _metadata, enum action what)
+{
+	struct pollfd pfd = { .events = POLLIN };
+	struct server s;
+	struct statx st;
+	char path[60];
+	int fd, err;
+
+	start(_metadata, &s, what);
+	/* Does not ask the server. */
+	ASSERT_EQ(0, statx(AT_FDCWD, "/tmp/mnt", AT_STATX_DONT_SYNC, 0, &st));
+	ASSERT_EQ(0, mkdir("/tmp/ctl", 0700));
+	ASSERT_EQ(0, mount("fusectl", "/tmp/ctl", "fusectl", 0, NULL));
+	snprintf(path, sizeof(path), "/tmp/ctl/%u/abort", st.stx_dev_minor);
+	fd = open(path, O_WRONLY);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(1, write(fd, "1", 1));
+
+	pfd.fd = s.result;
+	ASSERT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	ASSERT_EQ(sizeof(err), read(s.result, &err, sizeof(err)));
+	EXPECT_EQ(ECONNABORTED, err);
+	EXPECT_EQ(s.pid, waitpid(s.pid, NULL, 0));
+}
+
+TEST(abort_ends_stat)
+{
+	abort_ends(_metadata, DO_STAT);
+}
+
+/* FLUSH, which no signal interrupts. */
+TEST(abort_ends_close)
+{
+	abort_ends(_metadata, DO_CLOSE);
+}
+
+TEST(kill_ends_stat)
+{
+	struct pollfd pfd = {};
+	struct server s;
+
+	start(_metadata, &s, DO_STAT);
+	ASSERT_EQ(0, kill(s.pid, SIGKILL));
+	/* When it is gone, its end of the pipe is. */
+	pfd.fd = s.result;
+	ASSERT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	EXPECT_EQ(s.pid, waitpid(s.pid, NULL, 0));
+}
+
+TEST(kill_ends_client_of_stopped_server)
+{
+	struct pollfd pfd = {};
+	struct server s;
+	struct stat st;
+	pid_t client;
+	int p[2];
+
+	start(_metadata, &s, DO_STOP);
+	ASSERT_EQ(0, pipe2(p, O_CLOEXEC));
+	client = fork();
+	ASSERT_LE(0, client);
+	if (!client)
+		_exit(stat("/tmp/mnt", &st));
+	close(p[1]);
+	/* Interruptible at first: there is no other sleep in it. */
+	wait_for(client, 'S');
+	ASSERT_EQ(0, kill(client, SIGKILL));
+	pfd.fd = p[0];
+	EXPECT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	ASSERT_EQ(0, kill(s.pid, SIGKILL));
+	EXPECT_EQ(client, waitpid(client, NULL, 0));
+}
+
+TEST_HARNESS_MAIN
