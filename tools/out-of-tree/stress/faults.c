@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The commands without memory: every allocation that one makes is made to fail,
- * one by one.
+ * Without memory: every allocation that a command makes, or an open that does not
+ * ask the server, is made to fail, one by one.
  *
  * /proc/PID/task/TID/fail-nth makes the nth allocation of a task fail; the task
  * is the one that issues, so with io-wq and SQPOLL a thread of io_uring. Each
@@ -15,8 +15,9 @@
 #include "env.h"
 #include "issue.h"
 
-/* Not an id that any test uses */
+/* Not an id that any test uses, and no request's */
 #define NO_ID		12345678
+#define NO_REQUEST	(~0ULL)
 /* An id that needs so many nodes in an empty id map */
 #define FAR_ID		0x40000000
 #define FAR_ID_NODES	6
@@ -149,26 +150,33 @@ FIXTURE_VARIANT(fault)
 	struct issue_how how;
 };
 
-#define ISSUE_FIXTURE fault
-#include "issue_variants.h"
+FIXTURE_VARIANT_ADD(fault, inline) { };
+FIXTURE_VARIANT_ADD(fault, iowq) { { .sqe_flags = IOSQE_ASYNC } };
+FIXTURE_VARIANT_ADD(fault, sqpoll) { { IORING_SETUP_SQPOLL } };
+FIXTURE_VARIANT_ADD(fault, defer) {
+	{ IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN }
+};
+
+static void setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
+{
+	const char *why = no_faults;
+
+	if (!why)
+		why = env_setup(_metadata, env, need);
+	ASSERT_EQ(NULL, why) {
+		TH_LOG("%s", why);
+	}
+}
 
 FIXTURE_SETUP(fault)
 {
 	unsigned int one_worker[2] = { 1, 1 };
-	const char *why = no_faults;
-	int err;
 
-	if (!why)
-		why = env_setup(_metadata, &self->f.env, ENV_INIT);
-	ASSERT_EQ(NULL, why)
-		TH_LOG("%s", why);
+	setup(_metadata, &self->f.env, ENV_NEED(BY_COMMAND));
 	env_start(_metadata, &self->f.env, NULL);
 	self->f.fd = env_file(_metadata, &self->f.env, "file");
-	err = issuer_init(&self->f.issuer, &variant->how,
-			  self->f.env.server->dev_fd);
-	if (err == -EOPNOTSUPP)
-		SKIP(return, "liburing is too old");
-	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, issuer_init(&self->f.issuer, &variant->how,
+				 self->f.env.server->dev_fd, 0));
 	/* the next command of io-wq is issued by the thread that is there */
 	ASSERT_EQ(0, io_uring_register_iowq_max_workers(&self->f.issuer.ring,
 							one_worker));
@@ -189,7 +197,7 @@ static int open_task(struct __test_metadata *_metadata, struct fault *f,
 {
 	const struct issue_how *how = &f->issuer.how;
 	const char *name = how->sqe_flags & IOSQE_ASYNC ? "iou-wrk-" :
-			   how->setup_flags & IORING_SETUP_SQPOLL ? "iou-sqp-" :
+			   how->ring_flags & IORING_SETUP_SQPOLL ? "iou-sqp-" :
 								    NULL;
 	char path[80], comm[32];
 	struct dirent *de;
@@ -216,14 +224,19 @@ static int open_task(struct __test_metadata *_metadata, struct fault *f,
 	return fd;
 }
 
-/* Issues a command whose nth allocation fails. Returns false if there is none */
+/*
+ * Issues a command whose nth allocation fails. Returns false if there is none.
+ * With @id BACKING_OPEN picks that, and BACKING_CLOSE needs it.
+ */
 static bool issue_with_fault(struct __test_metadata *_metadata,
 			     struct fault *f, unsigned int nth,
 			     __u32 cmd_op, int id, int *res)
 {
 	const struct fuse_uring_cmd_req req = {
-		.backing.map.fd = cmd_op == FUSE_IO_URING_CMD_BACKING_OPEN ?
-				  f->fd : 0,
+		.commit_id = cmd_op == FUSE_IO_URING_CMD_COMMIT_BACKING ?
+			     NO_REQUEST : 0,
+		.backing.map.fd = cmd_op == FUSE_IO_URING_CMD_BACKING_CLOSE ?
+				  0 : f->fd,
 		.backing.id = id,
 	};
 	int fd = open_task(_metadata, f, "fail-nth");
@@ -238,9 +251,8 @@ static bool issue_with_fault(struct __test_metadata *_metadata,
 	close(fd);
 	fired = !atoi(left);
 	f->fired += fired;
-	if (*res < 0) {
+	if (*res == -ENOMEM) {
 		f->failed++;
-		ASSERT_EQ(-ENOMEM, *res);
 		ASSERT_TRUE(fired);
 	}
 	return fired;
@@ -251,27 +263,23 @@ static bool issue_with_fault(struct __test_metadata *_metadata,
  * the struct fuse_backing, without which the command fails.
  */
 static void open_with_faults(struct __test_metadata *_metadata,
-			     struct fault *f, int wanted, bool repeat,
-			     unsigned int least)
+			     struct fault *f, int picked, unsigned int least)
 {
 	struct issuer *issuer = &f->issuer;
-	int next = wanted ? wanted : 1, res;
+	int next = picked ? picked : 1, res;
 	unsigned int nth = 1;
 	bool fired;
 
 	do {
-		if (repeat)
-			ASSERT_EQ(wanted, issue_open(issuer, f->fd, wanted));
 		fired = issue_with_fault(_metadata, f, nth++,
-					 FUSE_IO_URING_CMD_BACKING_OPEN, wanted,
+					 FUSE_IO_URING_CMD_BACKING_OPEN, picked,
 					 &res);
-		if (res >= 0)
-			ASSERT_EQ(next, res);
+		if (res != -ENOMEM)
+			ASSERT_EQ(picked ? 0 : next, res);
 		/* if it failed no id is left, nor used up */
-		ASSERT_EQ(res < 0 && !repeat ? -ENOENT : 0,
-			  issue_close(issuer, next));
+		ASSERT_EQ(res < 0 ? -ENOENT : 0, issue_close(issuer, next));
 		ASSERT_EQ(-ENOENT, issue_close(issuer, next));
-		next += res > 0 && !wanted;
+		next += res > 0;
 	} while (fired);
 	TH_LOG("%u allocations, %u failed the command", f->fired,
 	       f->failed);
@@ -282,23 +290,37 @@ static void open_with_faults(struct __test_metadata *_metadata,
 /* A node of the id map is preloaded */
 TEST_F_TIMEOUT(fault, open, TIMEOUT)
 {
-	open_with_faults(_metadata, &self->f, 0, false, 2);
+	open_with_faults(_metadata, &self->f, 0, 2);
 }
 
-TEST_F_TIMEOUT(fault, wanted, TIMEOUT)
+TEST_F_TIMEOUT(fault, picked, TIMEOUT)
 {
-	open_with_faults(_metadata, &self->f, 1, false, 2);
+	open_with_faults(_metadata, &self->f, 1, 2);
 }
 
 /* An id of 31 bits needs a node of the map for every 6 of them */
 TEST_F_TIMEOUT(fault, far_id, TIMEOUT)
 {
-	open_with_faults(_metadata, &self->f, FAR_ID, false, 1 + FAR_ID_NODES);
+	open_with_faults(_metadata, &self->f, FAR_ID, 1 + FAR_ID_NODES);
 }
 
-TEST_F_TIMEOUT(fault, repeat, TIMEOUT)
+/* For a request that there is not, which is looked up when the file is taken */
+TEST_F_TIMEOUT(fault, commit, TIMEOUT)
 {
-	open_with_faults(_metadata, &self->f, FAR_ID, true, 1);
+	unsigned int nth = 1;
+	bool fired;
+	int res;
+
+	/* the server registers its queues when it has begun */
+	ASSERT_EQ(-ENOENT, env_open("no such file", O_RDONLY));
+	do {
+		fired = issue_with_fault(_metadata, &self->f, nth++,
+					 FUSE_IO_URING_CMD_COMMIT_BACKING, 0,
+					 &res);
+		if (res != -ENOMEM)
+			ASSERT_EQ(-ENOENT, res);
+	} while (fired);
+	EXPECT_EQ(1, self->f.failed);
 }
 
 /* Needs no memory to succeed, whatever freeing by RCU may try to get */
@@ -309,7 +331,7 @@ TEST_F_TIMEOUT(fault, close, TIMEOUT)
 	int id, res, fd;
 
 	do {
-		id = issue_open(issuer, self->f.fd, 0);
+		id = issue_open(issuer, self->f.fd);
 		ASSERT_LT(0, id);
 		issue_with_fault(_metadata, &self->f, ++nth,
 				 FUSE_IO_URING_CMD_BACKING_CLOSE, id, &res);
@@ -321,8 +343,19 @@ TEST_F_TIMEOUT(fault, close, TIMEOUT)
 	fd = open_task(_metadata, &self->f, "fail-nth");
 	ASSERT_LT(0, dprintf(fd, "1"));
 	EXPECT_EQ(-ENOENT, issue_close(issuer, NO_ID));
-	EXPECT_EQ(-ENOMEM, issue_open(issuer, self->f.fd, 0));
+	EXPECT_EQ(-ENOMEM, issue_open(issuer, self->f.fd));
 	close(fd);
+}
+
+/* BACKING_OPEN; 0 or the id. */
+static int open_id(struct fault *f, int picked)
+{
+	const struct fuse_uring_cmd_req req = {
+		.backing.map.fd = f->fd,
+		.backing.id = picked,
+	};
+
+	return issue(&f->issuer, FUSE_IO_URING_CMD_BACKING_OPEN, &req);
 }
 
 /*
@@ -342,9 +375,10 @@ static void out_of_nodes(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, write_str(FAILSLAB "cache-filter", "Y"));
 	ASSERT_EQ(0, write_str(FAILSLAB "probability", "100"));
 	for (id = first; id < 10000 * first; id += first) {
-		res = issue_open(issuer, f->fd, step ? id : 0);
-		if (res != id)
+		res = open_id(f, step ? id : 0);
+		if (res < 0)
 			break;
+		ASSERT_EQ(step ? 0 : id, res);
 	}
 	ASSERT_LT(0, dprintf(fd, "0"));
 	close(fd);
@@ -353,7 +387,7 @@ static void out_of_nodes(struct __test_metadata *_metadata,
 	ASSERT_EQ(-ENOENT, issue_close(issuer, id));
 
 	/* and as if nothing had been */
-	EXPECT_EQ(id, issue_open(issuer, f->fd, step ? id : 0));
+	EXPECT_EQ(step ? 0 : id, open_id(f, step ? id : 0));
 	for (; id; id -= first)
 		EXPECT_EQ(0, issue_close(issuer, id));
 }
@@ -363,9 +397,85 @@ TEST_F_TIMEOUT(fault, out_of_nodes, TIMEOUT)
 	out_of_nodes(_metadata, &self->f, 0);
 }
 
-TEST_F_TIMEOUT(fault, out_of_nodes_wanted, TIMEOUT)
+TEST_F_TIMEOUT(fault, out_of_nodes_picked, TIMEOUT)
 {
 	out_of_nodes(_metadata, &self->f, 0x1000);
+}
+
+FIXTURE(no_open)
+{
+	struct env env;
+};
+
+static bool pass_with_lookup(struct ring_req *req)
+{
+	if (req->in.opcode == FUSE_LOOKUP && req->len > 0) {
+		req->fd = req->node->fd;
+		req->flags = FUSE_URING_BACKING_INODE |
+			     FUSE_URING_BACKING_NO_OPEN;
+	}
+	/* whatever has no memory, the inode has its file */
+	if (req->in.opcode == FUSE_OPEN)
+		req->open->open_flags = FOPEN_PASSTHROUGH;
+	return true;
+}
+
+FIXTURE_SETUP(no_open)
+{
+	const struct ring_server_cfg cfg = {
+		.init_flags = ENV_INIT,
+		.options = "default_permissions",
+		.hooks.reply = pass_with_lookup,
+	};
+
+	setup(_metadata, &self->env,
+	      ENV_NEED(BY_COMMIT) | FUSE_HAS_NO_OPEN_BACKING);
+	close(env_file(_metadata, &self->env, "file"));
+	self->env.files.cache_secs = 100000;
+	env_start(_metadata, &self->env, &cfg);
+	ASSERT_EQ(0, set_knobs());
+}
+
+FIXTURE_TEARDOWN(no_open)
+{
+	env_teardown(_metadata, &self->env);
+}
+
+/* What has no memory for that asks the server, which has another try */
+TEST_F_TIMEOUT(no_open, asks_the_server, TIMEOUT)
+{
+	int nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	unsigned int nth = 0, failed = 0, asked;
+	struct ring_server *server = self->env.server;
+	char left[16] = "";
+	int fd;
+
+	ASSERT_LE(0, nth_fd);
+	close(env_open("file", O_RDWR));
+	asked = ring_server_count(server, FUSE_OPEN);
+	ASSERT_EQ(0, asked);
+	do {
+		ASSERT_GE(MAX_NTH, ++nth);
+		ASSERT_LT(0, dprintf(nth_fd, "%u", nth));
+		fd = env_open("file", O_RDWR);
+		ASSERT_LT(0, pread(nth_fd, left, sizeof(left) - 1, 0));
+		ASSERT_LT(0, dprintf(nth_fd, "0"));
+		if (fd >= 0) {
+			EXPECT_TRUE(env_is(fd, "file"));
+			close(fd);
+		} else {
+			/* of the VFS */
+			EXPECT_EQ(-ENOMEM, fd);
+			failed++;
+		}
+	} while (!atoi(left));
+	close(nth_fd);
+	asked = ring_server_count(server, FUSE_OPEN);
+	TH_LOG("%u allocations, %u asked the server, %u failed the open",
+	       nth - 1, asked, failed);
+	/* for struct fuse_file, its arguments, the backing file */
+	EXPECT_LE(3, asked);
+	EXPECT_EQ(0, env_io_served(&self->env));
 }
 
 int main(int argc, char **argv)

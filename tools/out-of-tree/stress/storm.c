@@ -4,11 +4,11 @@
  *
  *	storm [-r ROUNDS] [test harness options]
  *
- * Clients open files, in each of the ways that a reply has to bring its backing
- * file, or its registration. Then the connection is aborted (umount -f), the
- * mount detached (umount -l), the server killed, or the rings of its queues
- * close. Nothing may hang, no client may read anything but its file, and nothing
- * may be left.
+ * Clients open files, with replies that pass the backing file or the id that is
+ * registered in front, and without asking the server. Then the connection is
+ * aborted (umount -f), the mount detached (umount -l), the server killed, or the
+ * rings of its queues close, while each client has a file open. Nothing may hang,
+ * no client may read anything but its file, and nothing may be left.
  */
 #define _GNU_SOURCE
 #include <glob.h>
@@ -18,7 +18,6 @@
 #include <sys/prctl.h>
 
 #include "env.h"
-#include "ids.h"
 #include "stress.h"
 
 #define CLIENTS		2
@@ -31,17 +30,18 @@
 
 enum kind { ABORT, DETACH, KILL, RING_EXIT };
 
-/* What the reply to an open has in front, or with it, or had before it */
-enum way { LINKED, NOT_LINKED, COMMITTED, LOOKED_UP, NR_WAYS };
+/*
+ * The reply to an open has a registration in front of it, a file with it, or uses
+ * the one of LOOKUP; or there is no open
+ */
+enum manner { HARD_LINK, NOT_LINKED, COMMIT, BY_LOOKUP, NO_OPEN, NR_MANNERS };
 
 /* Shared by the test and the server, a process of its own */
 static struct storm {
 	/* goes up with each event: a futex */
 	__u32 events;
 	__u32 ready;
-	__u32 opens[NR_WAYS];
-	/* the kernel takes files with a commit */
-	__u32 files;
+	__u32 opens[NO_OPEN];
 	/* commands that failed before the end */
 	__u32 failed;
 	/* the connection may be ending now, and queues' threads have to */
@@ -76,68 +76,78 @@ static void count(__u32 *p)
 
 /* The server's process */
 
-static struct ids ids = { .lock = PTHREAD_MUTEX_INITIALIZER };
 static unsigned int link_flags;
-
-/* The fd of a request whose commit is linked to a registration */
-#define LINKED_FD	(-2)
+static int last_id;
 
 static bool reply(struct ring_req *req)
 {
 	const struct fuse_release_in *release = req->op;
-	bool files = req->server->offered & FUSE_COMMIT_BACKING;
-	enum way way = rand() % (files ? NR_WAYS : COMMITTED);
+	const struct fuse_open_in *open = req->op;
+	enum manner manner = rand() % NO_OPEN;
 	struct io_uring_sqe *sqe;
 
-	/* the first ones can come over /dev/fuse */
-	if (!req->queue)
-		return true;
 	/* every other id is left for the end of the connection */
-	if (req->in.opcode == FUSE_RELEASE && release->fh &&
-	    ids_put(&ids, req->node) % 2)
-		ids_queue_close(req->queue, release->fh);
-	/* an open that brings none has this one */
-	if (req->in.opcode == FUSE_LOOKUP && req->len > 0 && files)
+	if (req->in.opcode == FUSE_RELEASE && release->fh % 2) {
+		sqe = ring_queue_cmd(req->queue,
+				     FUSE_IO_URING_CMD_BACKING_CLOSE, 0);
+		fuse_cmd_req(sqe)->backing.id = release->fh;
+	}
+	/* an open that passes none has this one */
+	if (req->in.opcode == FUSE_LOOKUP && req->len > 0) {
 		req->fd = req->node->fd;
+		req->flags = FUSE_URING_BACKING_INODE |
+			     (rand() % 2 ? FUSE_URING_BACKING_NO_OPEN : 0);
+	}
 	if (req->in.opcode != FUSE_OPEN)
 		return true;
-	count(&storm->opens[way]);
+	/* the connection can have ended since LOOKUP */
+	if (manner == BY_LOOKUP && !(open->open_flags & FUSE_OPEN_BACKING))
+		manner = COMMIT;
+	count(&storm->opens[manner]);
 	req->open->open_flags = FOPEN_PASSTHROUGH;
-	/* that of RELEASE is the id, if there is one */
-	req->open->fh = 0;
-	if (way == COMMITTED) {
+	if (manner == COMMIT) {
 		req->fd = req->node->fd;
-	} else if (way < COMMITTED) {
-		sqe = ids_queue_open(req, ids_get(&ids, req->node));
-		sqe->flags = way == LINKED ? sqe->flags | link_flags : 0;
-		req->fd = way == LINKED ? LINKED_FD : -1;
-	}
-	if (load(&storm->exit_rings)) {
-		req->queue->exit = true;
-		count(&storm->rings_exited);
+	} else if (manner < COMMIT) {
+		/* of this open alone, as is its file handle */
+		req->open->fh = __atomic_add_fetch(&last_id, 1,
+						   __ATOMIC_SEQ_CST);
+		req->open->backing_id = req->open->fh;
+		sqe = ring_queue_cmd(req->queue,
+				     FUSE_IO_URING_CMD_BACKING_OPEN, 0);
+		fuse_cmd_req(sqe)->backing.map.fd = req->node->fd;
+		fuse_cmd_req(sqe)->backing.id = req->open->fh;
+		if (manner == HARD_LINK)
+			sqe->flags |= IOSQE_IO_HARDLINK | link_flags;
 	}
 	return true;
 }
 
+/* The reply to an open is the last that its thread submits */
+static void sqe(struct ring_req *req, struct io_uring_sqe *sqe)
+{
+	if (!req->open || !load(&storm->exit_rings))
+		return;
+	io_uring_submit(&req->queue->issuer.ring);
+	issuer_exit(&req->queue->issuer);
+	count(&storm->rings_exited);
+	pthread_exit(NULL);
+}
+
 static void cqe(struct ring_queue *queue, __u64 data, int res)
 {
-	struct ring_req *req = (void *)(uintptr_t)data;
-
 	if (res < 0 && !load(&storm->ending))
 		count(&storm->failed);
-	/* the commit did not run */
-	if (res < 0 && req && req->fd == LINKED_FD)
-		ring_req_commit(req);
 }
 
 /* Serves until the other end of @fd is closed */
 static int serve(struct env *env, unsigned int round, int fd)
 {
 	const struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT | FUSE_COMMIT_BACKING,
+		.init_flags = ENV_INIT,
 		.max_stack_depth = 1,
+		.options = "default_permissions",
 		.handle = files_handle,
-		.hooks = { .reply = reply, .cqe = cqe, .sqe = commit_file },
+		.hooks = { .reply = reply, .sqe = sqe, .cqe = cqe },
 		.priv = env,
 	};
 	char c;
@@ -146,7 +156,6 @@ static int serve(struct env *env, unsigned int round, int fd)
 	link_flags = round % 2 ? IOSQE_ASYNC : 0;
 	if (ring_server_start(&env->server, ENV_MNT, &cfg))
 		return 1;
-	storm->files = !!(env->server->offered & FUSE_COMMIT_BACKING);
 	count(&storm->ready);
 	if (read(fd, &c, 1))
 		return 1;
@@ -168,7 +177,7 @@ struct client {
 static void *run_client(void *arg)
 {
 	struct client *c = arg;
-	int fd;
+	int fd, last = -1;
 
 	while (!__atomic_load_n(&c->stop, __ATOMIC_SEQ_CST)) {
 		fd = openat(c->dir_fd, c->name, O_RDWR | O_CLOEXEC);
@@ -183,16 +192,22 @@ static void *run_client(void *arg)
 			count(&c->wrong);
 		if (pwrite(fd, c->name, 1, ENV_FILE_SZ) < 0)
 			count(&c->failed);
-		close(fd);
+		/* there is always one that is open */
+		close(last);
+		last = fd;
 		count(&c->opens);
 	}
+	errno = 0;
+	if (!env_is(last, c->name) && !errno)
+		count(&c->wrong);
+	close(last);
 	return NULL;
 }
 
 struct storm_test {
 	struct env env;
 	struct client clients[CLIENTS];
-	unsigned long opens[NR_WAYS];
+	unsigned long opens[NR_MANNERS];
 };
 
 FIXTURE(storm)
@@ -212,11 +227,14 @@ FIXTURE_VARIANT_ADD(storm, ring_exit) { .kind = RING_EXIT };
 
 FIXTURE_SETUP(storm)
 {
-	const char *missing = env_setup(_metadata, &self->t.env, ENV_INIT);
+	const char *missing = env_setup(_metadata, &self->t.env,
+					ENV_NEED(BY_COMMAND) |
+					FUSE_HAS_NO_OPEN_BACKING);
 	int i;
 
-	ASSERT_EQ(NULL, missing)
+	ASSERT_EQ(NULL, missing) {
 		TH_LOG("%s", missing);
+	}
 	storm = mmap(NULL, sizeof(*storm), PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, storm);
@@ -245,7 +263,7 @@ static void one_round(struct __test_metadata *_metadata,
 		      struct storm_test *t, enum kind kind, unsigned int round)
 {
 	struct client *c = t->clients;
-	unsigned int opens, i;
+	unsigned int opens, asked = 0, i;
 	int to[2];
 	pid_t pid;
 
@@ -308,8 +326,12 @@ static void one_round(struct __test_metadata *_metadata,
 	ASSERT_EQ(kind == KILL ? SIGKILL : 0, wait_for(pid, PATIENCE));
 	ASSERT_EQ(0, storm->failed);
 	umount2(ENV_MNT, MNT_DETACH);
-	for (i = 0; i < NR_WAYS; i++)
+	for (i = 0; i < NO_OPEN; i++) {
 		t->opens[i] += storm->opens[i];
+		asked += storm->opens[i];
+	}
+	if (client_opens(c) > asked)
+		t->opens[NO_OPEN] += client_opens(c) - asked;
 }
 
 /* Caches by name, as they can be merged */
@@ -409,14 +431,16 @@ TEST_F_TIMEOUT(storm, rounds, 36000)
 		}
 	}
 
-	TH_LOG("%lu rounds, opens: %lu linked, %lu not, %lu committed, %lu looked up",
-	       rounds, self->t.opens[LINKED], self->t.opens[NOT_LINKED],
-	       self->t.opens[COMMITTED], self->t.opens[LOOKED_UP]);
-	for (i = 0; i < (storm->files ? NR_WAYS : COMMITTED); i++)
+	TH_LOG("%lu rounds, opens: %lu hard links, %lu not linked, %lu committed, %lu by LOOKUP, %lu without",
+	       rounds, self->t.opens[HARD_LINK], self->t.opens[NOT_LINKED],
+	       self->t.opens[COMMIT], self->t.opens[BY_LOOKUP],
+	       self->t.opens[NO_OPEN]);
+	for (i = 0; i < NR_MANNERS; i++)
 		EXPECT_LT(0, self->t.opens[i]);
 	for (i = 0; i < slabs.paths.gl_pathc; i++) {
-		EXPECT_GT(2, grown[i])
+		EXPECT_GT(2, grown[i]) {
 			TH_LOG("leak: %s", slabs.paths.gl_pathv[i]);
+		}
 		close(slabs.objects_fd[i]);
 		close(slabs.shrink_fd[i]);
 	}

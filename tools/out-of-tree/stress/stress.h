@@ -67,19 +67,4 @@ static inline int wait_for(pid_t pid, unsigned int seconds)
 	return status;
 }
 
-/**
- * commit_file() - the hook sqe() of a server whose replies bring files
- * @queue:	that of the request
- * @req:	with the file as its .fd, if it brings one
- * @sqe:	of the commit
- */
-static inline void commit_file(struct ring_queue *queue, struct ring_req *req,
-			       struct io_uring_sqe *sqe)
-{
-	if (!req || req->fd < 0)
-		return;
-	fuse_cmd_req(sqe)->flags = FUSE_URING_COMMIT_BACKING;
-	fuse_cmd_req(sqe)->backing.map.fd = req->fd;
-}
-
 #endif /* STRESS_H */
