@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What registering backing files costs a server.
+ * What opens in passthrough mode cost, by each interface to pass a backing file.
  *
  * Runs as init of a guest with one CPU whose TSC counts instructions (QEMU,
  * -icount shift=0,sleep=off), so that server, clients and kernel are all there
  * is to count. What is measured goes to stdout, a line each, see README.
  *
- *   cost rounds ROTATE   all ways, the order turned by ROTATE
- *   cost memory          bytes of kernel memory for a registered file
- *   cost profile WAY     one way, between profile_begin() and profile_end()
- *   cost scale WAY N     one way, with 1 to N open files
+ *   cost rounds ROTATE   all rows, the order turned by ROTATE
+ *   cost some ROW...     these, with 1 id, by 1, 8 and 32 openers
+ *   cost memory          bytes of kernel memory for a backing file
+ *   cost profile ROW     one row, between profile_begin() and profile_end()
+ *   cost scale ROW N     one row, with 1 to N open files
  *   cost locks           how often the locks are taken; with any number of CPUs,
  *                        without -icount
  *
  * Or on any machine:
  *
  *   cost syscall         how long a system call takes
- *   cost time [TURNS]    how long all ways take that the kernel has, so often
- *                        (100); as root. A table to be read goes to stderr
+ *   cost time [TURNS]    how long a round takes in all rows that the kernel has,
+ *                        so often (100); as root. A table to be read goes to
+ *                        stderr
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +31,7 @@
 #include <x86intrin.h>
 
 #include "cost.h"
-#include "enable_uring.h"
+#include "sys.h"
 
 void check(const char *what, long err)
 {
@@ -67,6 +69,7 @@ int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
 	const char *arg = argc > 2 ? argv[2] : NULL;
+	static struct cost c = { .udp_socket = -1 };
 
 	if (!strcmp(mode, "syscall")) {
 		do_syscall();
@@ -79,7 +82,7 @@ int main(int argc, char **argv)
 		do_mount("devtmpfs", "/dev");
 	}
 	if (!strcmp(mode, "time") && argc <= 3) {
-		do_time(arg);
+		do_time(&c, arg);
 	} else {
 		if (getpid() != 1)
 			die("syscall or time [TURNS]? The rest is for a guest");
@@ -89,15 +92,18 @@ int main(int argc, char **argv)
 
 		if (!strcmp(mode, "rounds") && argc == 3) {
 			do_mount("tracefs", TRACING);
-			do_rounds(atoi(arg));
+			do_rounds(&c, atoi(arg));
+		} else if (!strcmp(mode, "some")) {
+			do_mount("tracefs", TRACING);
+			do_some(&c, argv + 2);
 		} else if (!strcmp(mode, "memory")) {
-			do_memory();
+			do_memory(&c);
 		} else if (!strcmp(mode, "profile") && argc == 3) {
-			do_profile(arg);
+			do_profile(&c, arg);
 		} else if (!strcmp(mode, "scale") && argc == 4) {
-			do_scale(arg, atoi(argv[3]));
+			do_scale(&c, arg, atoi(argv[3]));
 		} else if (!strcmp(mode, "locks")) {
-			do_locks();
+			do_locks(&c);
 		} else {
 			die("what?");
 		}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the parts of cost share: the ring server with the way that it has to
- * register a backing file, its files, and who opens them. One server at a time.
+ * What the parts of cost share: a ring server that opens files in passthrough mode
+ * by one of the interfaces, its files, and who opens them. One server at a time.
  * What fails ends the program.
  */
 #ifndef COST_H
@@ -12,8 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "ids.h"
-#include "issue.h"
+#include "files.h"
 
 #define PROGRAM	"cost"
 #include "init.h"
@@ -25,27 +24,30 @@
 #define BACK		"/tmp/back"
 #define MNT		"/tmp/mnt"
 
+/* Ring entries of a queue, and who opens files on one CPU */
 #define MAX_OPENERS	32
 #define TRACING		"/sys/kernel/tracing"
 
-enum way {
+/* What is measured: a row of the tables. README says what each is */
+enum row {
 	PLAIN,
 	REGISTERED,
 	IOCTL,
+	AGED,
 	SEPARATE,
-	LINKED,
+	HARDLINK,
 	UNLINKED,
 	COMMITTED,
 	LOOKUP,
-	SQPOLL,
-	AGED,
-	/* a registered file, and what the ways do beside it, done for nothing */
+	NO_OPEN,
+	NATIVE,
+	/* a registered file, and what the others do beside it, done for nothing */
 	STAND_IN_IOCTLS,
 	STAND_IN_SQES,
-	NR_WAYS,
+	NR_ROWS,
 };
 
-extern const char * const way_name[NR_WAYS];
+extern const char * const row_name[NR_ROWS];
 
 /* How the server submits, a sum of these */
 #define DEFER	1	/* SINGLE_ISSUER and DEFER_TASKRUN */
@@ -53,142 +55,94 @@ extern const char * const way_name[NR_WAYS];
 
 extern const char * const submit_name[];
 
-/*
- * Before start(): there is a queue for each CPU, and its thread is pinned to that.
- * Else there has to be one CPU, and nothing of the server before is left.
- */
-extern bool many_cpus;
-/* A UDP socket for STAND_IN_SQES, or -1 */
-extern int udp_socket;
+/* Zeroed but for what the caller sets */
+struct cost {
+	/* first: the priv of the server is the struct cost */
+	struct files files;
 
-/*
- * Before requests: handle_many() is the handler, so no file is a node. Each is to
- * be open only once at a time, and RELEASE has its id.
- */
-extern bool many_files;
+	/*
+	 * Set by the caller before start(): there is a queue for each CPU, and
+	 * its thread is pinned to that. Else there has to be one CPU, and
+	 * nothing of the server before is left.
+	 */
+	bool many_cpus;
+	/*
+	 * LOOKUP of any name finds another regular file, and the node id is the
+	 * number of the lookup, plus FUSE_ROOT_ID. All have the backing file f0.
+	 */
+	bool many_files;
+	/* a UDP socket for STAND_IN_SQES, or -1 */
+	int udp_socket;
 
-/* Of the server that runs. The queue's thread is the one that serves. */
-extern struct ring_server *server;
-extern struct issuer issuer;
-extern struct files files;
-extern enum way way;
-extern struct ring_queue *queue;
-extern pid_t server_tid;
+	/* Of the server that runs; the caller can change the row */
+	enum row row;
+	struct ring_server *server;
+	/* for BACKING_OPEN and BACKING_CLOSE beside it */
+	struct issuer issuer;
+	/* of the thread that has started last */
+	struct ring_queue *queue;
+	pid_t server_tid;
 
-/**
- * check() - end the program with a message if something has failed
- * @what:	what was done
- * @err:	what it returned: a negative errno if it failed
- */
+	/* private: DEFER, FIXED, the last id picked, those of REGISTERED */
+	int submit;
+	int last_id;
+	int ids[FILES_MAX];
+};
+
+/* End the program with a message if @err, which @what returned, is negative */
 void check(const char *what, long err);
 
-/**
- * getpid_cost() - what a system call takes
- *
- * Return: units of the TSC, the lowest of many.
- */
+/* What a system call costs: units of the TSC, the lowest of many */
 double getpid_cost(void);
 
-/**
- * set_fifo() - make the calling thread SCHED_FIFO, or not
- * @on:		with priority 1
- *
- * First in, first out for clients and server: who runs when depends on nothing
- * but who waits for whom. What the fair scheduler picks depends on the past,
- * and moves the counts by more than the ways differ.
+/*
+ * Make the calling thread SCHED_FIFO with priority 1, or not. First in, first out
+ * for clients and server: who runs when depends on nothing but who waits for whom.
+ * What the fair scheduler picks depends on the past, and moves the counts by more
+ * than the rows differ.
  */
 void set_fifo(bool on);
 
-/**
- * pin() - have the calling thread run on one CPU
- * @cpu:	its number
- *
- * Return: 0 or a negative errno.
- */
+/* Have the calling thread run on one CPU; 0 or a negative errno */
 int pin(int cpu);
 
-/**
- * find_way() - a way by its name
- * @name:	as in way_name
- */
-enum way find_way(const char *name);
+/* A row by its name */
+enum row find_row(const char *name);
 
-/**
- * slab() - wait for RCU, and measure the kernel's memory
- *
- * Return: bytes.
- */
+/* Do its rounds reach the server? */
+bool asks_server(enum row r);
+
+/* Wait for RCU, and return how many bytes of slabs the kernel has */
 long slab(void);
 
-/**
- * handle_many() - answer a request as if there were any number of files
- * @req:	LOOKUP of anything finds another regular file
- *
- * The node id is the number of the lookup, plus FUSE_ROOT_ID. The first backing
- * file is the one of all.
- *
- * Return: as for handle() of struct ring_server_cfg.
- */
-int handle_many(struct ring_req *req);
+/* Start and stop a server: a row, and a sum of DEFER and FIXED */
+void start(struct cost *c, enum row r, int submit);
+void stop(struct cost *c);
 
-/**
- * start() - start a server
- * @w:		the way that it has to register a file
- * @submit:	DEFER, FIXED
- */
-void start(enum way w, int submit);
-
-/** stop() - stop the server */
-void stop(void);
-
-/**
- * opener_name() - the name of a file
- * @name:	16 bytes for it
- * @i:		its number
- */
-void opener_name(char *name, int i);
-
-/**
- * make_files() - make the directories and the files
- * @n:		how many
- */
+/* Make the directories and @n files */
 void make_files(int n);
 
-/**
- * open_back() - open a backing file
- * @name:	its name
- *
- * Return: an O_PATH fd.
- */
-int open_back(const char *name);
+/* The name of file @i, in 16 bytes */
+void opener_name(char *name, int i);
 
-/**
- * register_id() - register a file with BACKING_OPEN
- * @fd:		the file
- * @id:		the id, which must be free
- */
-void register_id(int fd, int id);
+/* Open a backing file, O_PATH */
+int open_back(struct cost *c, const char *name);
 
-/**
- * ballast() - ids that are only there, all with one O_PATH fd
- * @from:	the first
- * @to:		the last; ids of files that are opened come after it
- */
-void ballast(int from, int to);
+/* Register a file; its id. The first ones of a server are 1, 2, ... */
+int register_id(struct cost *c, int fd);
 
-/**
- * register_openers() - register files, for the way REGISTERED
- * @on:		or close their ids
- * @n:		how many, from the first on
- */
-void register_openers(bool on, int n);
+/* Register @n more ids, which are only there, all with one O_PATH fd */
+void ballast(struct cost *c, int n);
 
-/** age() - open and close 300,000 ids */
-void age(void);
+/* Register the first @n files for REGISTERED, or close their ids */
+void register_openers(struct cost *c, bool on, int n);
 
-/* A SCHED_FIFO thread that opens and closes a file, and yields; zeroed but for */
+/* Open and close 300,000 ids */
+void age(struct cost *c);
+
+/* A SCHED_FIFO thread that opens and closes a file, and yields */
 struct opener {
-	/* the number of the file */
+	/* set by the caller, the rest is 0: the number of the file */
 	int file;
 	/* the CPU that it is pinned to, or -1 */
 	int cpu;
@@ -206,39 +160,39 @@ struct opener {
 	__u64 cycles;
 
 	/* private */
+	struct openers *all;
 	pthread_t thread;
 };
 
-/**
- * openers_start() - create the threads, which then wait
- * @o:		an array
- * @n:		of how many
- */
-void openers_start(struct opener *o, int n);
+struct openers {
+	/* set by the caller: the first @n, and the server */
+	struct cost *cost;
+	int n;
+	struct opener o[FILES_MAX / 2];
 
-/**
- * openers_run() - have them do it, until the last RELEASE is served
- * @o:		started
- * @n:		how many
- *
- * The caller is SCHED_FIFO, lest the first runs before others are woken up, and
- * after it no more.
- */
-void openers_run(struct opener *o, int n);
+	/* private */
+	pthread_barrier_t begin, end;
+};
 
-/**
- * openers_join() - end the threads
- * @o:		were run
- * @n:		how many
+/* Create the threads, which then wait */
+void openers_start(struct openers *all);
+
+/*
+ * Have them do it, until the last RELEASE is served. The caller is SCHED_FIFO,
+ * lest the first runs before others are woken up, and after it no more.
  */
-void openers_join(struct opener *o, int n);
+void openers_run(struct openers *all);
+
+/* End the threads */
+void openers_join(struct openers *all);
 
 /* What the program does, see cost.c */
-void do_rounds(int rotate);
-void do_profile(const char *name);
-void do_memory(void);
-void do_time(const char *turns);
-void do_scale(const char *name, int max);
-void do_locks(void);
+void do_rounds(struct cost *c, int rotate);
+void do_some(struct cost *c, char **names);
+void do_profile(struct cost *c, const char *name);
+void do_memory(struct cost *c);
+void do_time(struct cost *c, const char *turns);
+void do_scale(struct cost *c, const char *name, int max);
+void do_locks(struct cost *c);
 
 #endif /* COST_H */

@@ -13,31 +13,32 @@
 #define WARM_UP		512
 
 /* Returns what LOCK_STAT was while they did it */
-static FILE *run(int openers, int rounds)
+static FILE *run(struct cost *c, int n, int rounds)
 {
-	struct opener o[MAX_OPENERS];
+	struct openers all = { .cost = c, .n = n };
 	FILE *f;
 	int i;
 
-	for (i = 0; i < openers; i++)
-		o[i] = (struct opener) { .file = i, .cpu = i, .own_fds = true,
-					 .rounds = rounds / openers };
-	openers_start(o, openers);
+	for (i = 0; i < n; i++)
+		all.o[i] = (struct opener) { .file = i, .cpu = i,
+					     .own_fds = true,
+					     .rounds = rounds / n };
+	openers_start(&all);
 	f = fopen(LOCK_STAT, "w");
 	if (!f || fputs("0", f) < 0 || fclose(f))
 		die(LOCK_STAT ": %s", strerror(errno));
 	set_fifo(true);
-	openers_run(o, openers);
+	openers_run(&all);
 	/* the numbers are those of the time of the open() */
 	f = fopen(LOCK_STAT, "r");
 	if (!f)
 		die(LOCK_STAT ": %s", strerror(errno));
-	openers_join(o, openers);
+	openers_join(&all);
 	return f;
 }
 
 /* A line for each class: its contentions, acquisitions and more, behind the name */
-static void print(FILE *f, int openers)
+static void print(struct cost *c, FILE *f, int openers)
 {
 	unsigned long contentions, acquisitions;
 	char line[512], *name, *numbers;
@@ -54,7 +55,7 @@ static void print(FILE *f, int openers)
 		found++;
 		*numbers = 0;
 		name = line + strspn(line, " ");
-		printf("lock\t%s\t%d\t%s\t%.4f\t%.4f\n", way_name[way], openers,
+		printf("lock\t%s\t%d\t%s\t%.4f\t%.4f\n", row_name[c->row], openers,
 		       name, (double)acquisitions / ROUNDS,
 		       (double)contentions / ROUNDS);
 	}
@@ -63,23 +64,24 @@ static void print(FILE *f, int openers)
 		die(LOCK_STAT ": no numbers");
 }
 
-void do_locks(void)
+void do_locks(struct cost *c)
 {
-	static const enum way ways[] = {
-		PLAIN, REGISTERED, LOOKUP, COMMITTED, IOCTL, LINKED, UNLINKED,
+	static const enum row rows[] = {
+		PLAIN, REGISTERED, LOOKUP, COMMITTED, IOCTL, HARDLINK, UNLINKED,
+		NO_OPEN, NATIVE,
 	};
 	int openers = get_nprocs_conf();
 	unsigned int i;
 
 	if (openers > MAX_OPENERS || ROUNDS % openers)
 		die("%d CPUs: want 1, 2, 4, ...", openers);
-	many_cpus = true;
-	for (i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
-		start(ways[i], DEFER | FIXED);
-		if (way == REGISTERED)
-			register_openers(true, openers);
-		fclose(run(openers, WARM_UP));
-		print(run(openers, ROUNDS), openers);
-		stop();
+	c->many_cpus = true;
+	for (i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		start(c, rows[i], DEFER | FIXED);
+		if (c->row == REGISTERED)
+			register_openers(c, true, openers);
+		fclose(run(c, openers, WARM_UP));
+		print(c, run(c, openers, ROUNDS), openers);
+		stop(c);
 	}
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Bytes of kernel memory for a registered file */
+/* Bytes of kernel memory for a backing file */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,79 +18,50 @@ long slab(void)
 	return file_number("/proc/meminfo", "Slab:", 1) * 1024;
 }
 
-static void print_memory(const char *what, bool own, long before)
+static void print_memory(const char *what, long before)
 {
-	printf("memory\t%s\t%s\t%.1f\n", what, own ? "own" : "shared",
+	printf("memory\t%s\t%.1f\n", what,
 	       (double)(slab() - before) / MEMORY_FILES);
 }
 
-static int memory_fd;
-
-static bool reply_memory(struct ring_req *req)
+/* The id of a file, by an ioctl or a command */
+static void do_ids(struct cost *c, enum issue_by by, const char *what)
 {
-	req->fd = req->in.opcode == FUSE_LOOKUP ? memory_fd : -1;
-	return true;
+	long before;
+
+	start(c, PLAIN, DEFER | FIXED);
+	c->issuer.by = by;
+	before = slab();
+	ballast(c, MEMORY_FILES);
+	print_memory(what, before);
+	stop(c);
 }
 
-/* The inodes of the directory, with a file that all share or one of their own */
-static void do_inodes(const char *what, bool own)
+/* The inodes of the directory, with a backing file or without */
+static void do_inodes(struct cost *c, enum row r, const char *what)
 {
 	struct stat st;
 	char path[32];
 	long before;
 	int i;
 
-	start(PLAIN, DEFER | FIXED);
-	server->cfg.handle = handle_many;
-	server->cfg.hooks.reply = reply_memory;
+	start(c, r, DEFER | FIXED);
+	c->many_files = true;
 	before = slab();
-	memory_fd = strcmp(what, "inode") ? open_back("f0") : -1;
 	for (i = 0; i < MEMORY_FILES; i++) {
-		if (own && memory_fd >= 0) {
-			close(memory_fd);
-			memory_fd = open_back("f0");
-		}
 		snprintf(path, sizeof(path), MNT "/i%d", i);
 		if (stat(path, &st))
 			die("%s: %s", path, strerror(errno));
 	}
-	close(memory_fd);
-	print_memory(what, own, before);
-	stop();
+	print_memory(what, before);
+	stop(c);
+	c->many_files = false;
 }
 
-void do_memory(void)
+void do_memory(struct cost *c)
 {
-	struct fuse_backing_map map;
-	int command, own, i, fd;
-	long before;
-
-	for (command = 0; command <= 1; command++) {
-		for (own = 0; own <= 1; own++) {
-			start(PLAIN, DEFER | FIXED);
-			before = slab();
-			fd = open_back("f0");
-			for (i = 1; i <= MEMORY_FILES; i++) {
-				if (own) {
-					close(fd);
-					fd = open_back("f0");
-				}
-				map = (struct fuse_backing_map){ .fd = fd };
-				if (command)
-					register_id(fd, i);
-				else if (ioctl(server->dev_fd,
-					       FUSE_DEV_IOC_BACKING_OPEN,
-					       &map) < 0)
-					die("BACKING_OPEN: %s",
-					    strerror(errno));
-			}
-			close(fd);
-			print_memory(command ? "command" : "ioctl", own,
-				     before);
-			stop();
-		}
-	}
-	do_inodes("inode", false);
-	do_inodes("lookup", false);
-	do_inodes("lookup", true);
+	do_ids(c, BY_IOCTL, "ioctl");
+	do_ids(c, BY_COMMAND, "command");
+	do_inodes(c, PLAIN, "inode");
+	do_inodes(c, LOOKUP, "lookup");
 }

@@ -12,8 +12,6 @@
 
 #include "cost.h"
 
-static pthread_barrier_t begin, end;
-
 static void rounds(const char *path, int n)
 {
 	int i, fd;
@@ -53,61 +51,66 @@ static __u64 cycles_read(int fd)
 static void *opener(void *arg)
 {
 	struct opener *o = arg;
+	struct openers *all = o->all;
 	char name[16], path[32];
 	int fd = cycles_open(o->cpu);
 
 	opener_name(name, o->file);
-	snprintf(path, sizeof(path), MNT "/%s", name);
+	snprintf(path, sizeof(path), "%s/%s",
+		 all->cost->row == NATIVE ? BACK : MNT, name);
 	if (o->cpu >= 0)
 		check("pin", pin(o->cpu));
 	if (o->own_fds && unshare(CLONE_FILES))
 		die("unshare: %s", strerror(errno));
 	set_fifo(true);
-	pthread_barrier_wait(&begin);
+	pthread_barrier_wait(&all->begin);
 	rounds(path, o->warm_up);
 	o->cycles = cycles_read(fd);
 	o->tsc = __rdtsc();
 	rounds(path, o->rounds);
 	o->tsc = __rdtsc() - o->tsc;
 	o->cycles = cycles_read(fd) - o->cycles;
-	pthread_barrier_wait(&end);
+	pthread_barrier_wait(&all->end);
 	if (fd >= 0)
 		close(fd);
 	return NULL;
 }
 
-void openers_start(struct opener *o, int n)
+void openers_start(struct openers *all)
 {
 	int i;
 
-	pthread_barrier_init(&begin, NULL, n + 1);
-	pthread_barrier_init(&end, NULL, n + 1);
-	for (i = 0; i < n; i++)
-		check("thread", -pthread_create(&o[i].thread, NULL, opener,
-						&o[i]));
+	pthread_barrier_init(&all->begin, NULL, all->n + 1);
+	pthread_barrier_init(&all->end, NULL, all->n + 1);
+	for (i = 0; i < all->n; i++) {
+		all->o[i].all = all;
+		check("thread", -pthread_create(&all->o[i].thread, NULL,
+						opener, &all->o[i]));
+	}
 }
 
-void openers_run(struct opener *o, int n)
+void openers_run(struct openers *all)
 {
+	struct ring_server *server = all->cost->server;
 	unsigned long released = ring_server_count(server, FUSE_RELEASE);
 	int i;
 
-	for (i = 0; i < n; i++)
-		released += o[i].warm_up + o[i].rounds;
-	pthread_barrier_wait(&begin);
+	for (i = 0; i < all->n && asks_server(all->cost->row); i++)
+		released += all->o[i].warm_up + all->o[i].rounds;
+	pthread_barrier_wait(&all->begin);
 	set_fifo(false);
-	pthread_barrier_wait(&end);
+	pthread_barrier_wait(&all->end);
 	/* RELEASE has no answer that a client waits for; not idle meanwhile */
 	while (ring_server_count(server, FUSE_RELEASE) < released)
 		sched_yield();
 }
 
-void openers_join(struct opener *o, int n)
+void openers_join(struct openers *all)
 {
 	int i;
 
-	for (i = 0; i < n; i++)
-		pthread_join(o[i].thread, NULL);
-	pthread_barrier_destroy(&begin);
-	pthread_barrier_destroy(&end);
+	for (i = 0; i < all->n; i++)
+		pthread_join(all->o[i].thread, NULL);
+	pthread_barrier_destroy(&all->begin);
+	pthread_barrier_destroy(&all->end);
 }

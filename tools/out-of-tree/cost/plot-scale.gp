@@ -9,9 +9,9 @@ set logscale x
 set format x "10^{%L}"
 set grid
 set xlabel "open files"
-set title "Instructions of open, flush and release"
+set title "Instructions of open and close"
 
-pick(way) = sprintf("<awk '$1 == \"scale\" && $2 == \"%s\"' %s", way, results)
+pick(row) = sprintf("<awk '$1 == \"scale\" && $2 == \"%s\"' %s", row, results)
 
-plot for [way in "linked unlinked ioctl committed lookup registered plain"] \
-	pick(way) using 3:4 with linespoints title way
+plot for [row in "hardlink unlinked ioctl committed lookup registered plain no-open native"] \
+	pick(row) using 3:4 with linespoints title row

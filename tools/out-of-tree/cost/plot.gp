@@ -12,15 +12,16 @@ set key top left
 set yrange [0:*]
 set grid y
 set xtics rotate by -35
-set xtics ("no passthrough" 0, "registered before" 1, "brought by LOOKUP" 2, \
-	   "committed with its file" 3, "ioctls" 4, "separate commands" 5, \
-	   "linked" 6, "not linked" 7, "linked, SQPOLL" 8)
+set xtics ("no passthrough" 0, "registered before" 1, \
+	   "commit with the file" 2, "file by LOOKUP" 3, "no open" 4, \
+	   "native, no FUSE" 5, "ioctls" 6, "separate commands" 7, \
+	   "picked, hard link" 8, "picked, not linked" 9)
 
 pick(n) = sprintf("<awk '$1 == \"round\" && $2 != \"aged\" && $3 == \"defer+fixed\" && $4 == %d && $5 == 1' %s", n, results)
 
-set title "Instructions of open, flush and release"
+set title "Instructions of open and close"
 plot pick(1) using 9 title "1 opener", \
      pick(8) using 9 title "8", pick(32) using 9 title "32"
 set title "System calls of the server"
-plot pick(1) using 10 title "1 opener", \
-     pick(8) using 10 title "8", pick(32) using 10 title "32"
+plot pick(1) using 11 title "1 opener", \
+     pick(8) using 11 title "8", pick(32) using 11 title "32"

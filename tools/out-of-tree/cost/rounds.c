@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What a round of open, flush and release takes, in each of the ways */
+/* What a round of open and close costs, in each row */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <linux/perf_event.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -35,55 +33,34 @@ struct counts {
 	__u64 insns;
 	/* instructions in the threads of this program */
 	__u64 own;
-	/* and in the SQPOLL thread */
-	__u64 sq_thread;
+	/* that have reached the server */
+	long requests;
 	long cqes;
 	long switches;
 	/* of the thread that serves the queue */
 	long wakeups;
-	long syscalls;
+	__u64 syscalls;
 };
 
-/* CPU time of the SQPOLL thread, which is one of ours; 0 if there is none */
-static __u64 sq_thread_ns(void)
+static void snapshot(struct cost *c, struct counts *n)
 {
-	DIR *dir = opendir("/proc/self/task");
-	char path[64], comm[32];
-	struct dirent *d;
-	__u64 ns = 0;
-
-	while (dir && (d = readdir(dir))) {
-		int tid = atoi(d->d_name);
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/self/task/%d/comm", tid);
-		f = tid ? fopen(path, "r") : NULL;
-		if (!f)
-			continue;
-		/* the clock of a thread, see posix-timers.h in the kernel */
-		if (fgets(comm, sizeof(comm), f) &&
-		    !strncmp(comm, "iou-sqp", 7))
-			ns += clock_ns((~(clockid_t)tid << 3) | 6);
-		fclose(f);
-	}
-	closedir(dir);
-	return ns;
-}
-
-static void snapshot(struct counts *c)
-{
+	const struct io_uring_cq *cq = &c->queue->issuer.ring.cq;
 	char path[64];
+	int op;
 
-	if (*queue->ring.cq.koverflow)
-		die("%s: too many CQEs", way_name[way]);
+	if (*cq->koverflow)
+		die("%s: too many CQEs", row_name[c->row]);
+	n->requests = 0;
+	for (op = 0; op <= FUSE_STATX; op++)
+		n->requests += ring_server_count(c->server, op);
 	/* all that were taken */
-	c->cqes = *queue->ring.cq.khead;
-	c->switches = file_number("/proc/stat", "ctxt", 1);
-	snprintf(path, sizeof(path), "/proc/self/task/%d/status", server_tid);
-	c->wakeups = file_number(path, "voluntary_ctxt_switches:", 1);
-	c->sq_thread = sq_thread_ns();
-	c->own = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-	c->insns = __rdtsc();
+	n->cqes = *cq->khead;
+	n->switches = file_number("/proc/stat", "ctxt", 1);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status",
+		 c->server_tid);
+	n->wakeups = file_number(path, "voluntary_ctxt_switches:", 1);
+	n->own = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	n->insns = __rdtsc();
 }
 
 static int trace_syscalls(pid_t tid)
@@ -104,49 +81,48 @@ static int trace_syscalls(pid_t tid)
 
 /*
  * So many openers open and close their file so often, together @rounds times.
- * With @traced the system calls of the server are counted, which takes
+ * With @traced the system calls of the server are counted, which costs
  * instructions of its own.
  */
-static void run(int openers, int rounds, bool traced, struct counts *c)
+static void run(struct cost *c, int openers, int rounds, bool traced,
+		struct counts *n)
 {
-	struct opener o[MAX_OPENERS];
+	struct openers all = { .cost = c, .n = openers };
 	struct counts before, after;
 	__u64 insns;
 	int fd = -1, i;
 
 	for (i = 0; i < openers; i++)
-		o[i] = (struct opener) { .file = i, .cpu = -1,
-					 .rounds = rounds / openers };
-	openers_start(o, openers);
+		all.o[i] = (struct opener) { .file = i, .cpu = -1,
+					     .rounds = rounds / openers };
+	openers_start(&all);
 	if (traced)
-		fd = trace_syscalls(server_tid);
+		fd = trace_syscalls(c->server_tid);
 
 	/* let RCU free what was used before */
 	usleep(100000);
 	/* or the first opener would run before the others are woken up */
 	set_fifo(true);
-	snapshot(&before);
+	snapshot(c, &before);
 	profile_begin();
-	openers_run(o, openers);
+	openers_run(&all);
 	insns = __rdtsc();
 	profile_end();
-	snapshot(&after);
+	snapshot(c, &after);
 
-	c->insns = insns - before.insns;
-	c->own = after.own - before.own;
-	c->sq_thread = after.sq_thread - before.sq_thread;
-	c->cqes = after.cqes - before.cqes;
-	c->switches = after.switches - before.switches;
-	c->wakeups = after.wakeups - before.wakeups;
+	n->insns = insns - before.insns;
+	n->own = after.own - before.own;
+	n->requests = after.requests - before.requests;
+	n->cqes = after.cqes - before.cqes;
+	n->switches = after.switches - before.switches;
+	n->wakeups = after.wakeups - before.wakeups;
 	if (traced) {
-		__u64 n;
-
-		if (read(fd, &n, sizeof(n)) != sizeof(n))
+		if (read(fd, &n->syscalls, sizeof(n->syscalls)) !=
+		    sizeof(n->syscalls))
 			die("no count of system calls");
-		c->syscalls = n;
 		close(fd);
 	}
-	openers_join(o, openers);
+	openers_join(&all);
 }
 
 static double per_round(double n)
@@ -154,27 +130,27 @@ static double per_round(double n)
 	return n / ROUNDS;
 }
 
-static void measure(int submit, int openers, int nr_ids)
+static void measure(struct cost *c, int openers, int nr_ids)
 {
-	struct counts c, traced;
+	struct counts n, traced;
 
-	if (way == REGISTERED)
-		register_openers(true, MAX_OPENERS);
-	run(openers, WARM_UP, false, &c);
-	run(openers, ROUNDS, false, &c);
-	run(openers, TRACED, true, &traced);
-	if (way == REGISTERED)
-		register_openers(false, MAX_OPENERS);
+	if (c->row == REGISTERED)
+		register_openers(c, true, MAX_OPENERS);
+	run(c, openers, WARM_UP, false, &n);
+	run(c, openers, ROUNDS, false, &n);
+	run(c, openers, TRACED, true, &traced);
+	if (c->row == REGISTERED)
+		register_openers(c, false, MAX_OPENERS);
 	/* the rest is kernel threads, or idle, which has no instructions */
-	if (c.own < c.insns - c.insns / 10)
-		die("%s: the CPU was idle", way_name[way]);
+	if (n.own < n.insns - n.insns / 10)
+		die("%s: the CPU was idle", row_name[c->row]);
 
-	printf("round\t%s\t%s\t%d\t%d\t%.1f\t%.3f\t%.3f\t%.3f\t%.3f\t%.1f\t%.1f\n",
-	       way_name[way], submit_name[submit], openers, nr_ids,
-	       per_round(c.insns),
-	       (double)traced.syscalls / TRACED, per_round(c.cqes),
-	       per_round(c.wakeups), per_round(c.switches),
-	       per_round(c.own), per_round(c.sq_thread));
+	printf("round\t%s\t%s\t%d\t%d\t%.1f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.1f\n",
+	       row_name[c->row], submit_name[c->submit], openers, nr_ids,
+	       per_round(n.insns), per_round(n.requests),
+	       (double)traced.syscalls / TRACED, per_round(n.cqes),
+	       per_round(n.wakeups), per_round(n.switches),
+	       per_round(n.own));
 	fflush(stdout);
 }
 
@@ -188,61 +164,83 @@ static int next(int openers)
  * With a server of its own. What an id costs that the kernel picks depends on
  * how many it has picked before.
  */
-static void measure_fresh(enum way w, int submit, int openers, int nr_ids)
+static void measure_fresh(struct cost *c, enum row r, int submit, int openers,
+			  int nr_ids)
 {
-	start(w, submit);
-	ballast(1, nr_ids);
-	if (w == AGED)
-		age();
-	measure(submit, openers, nr_ids);
-	stop();
+	start(c, r, submit);
+	ballast(c, nr_ids);
+	if (r == AGED)
+		age(c);
+	measure(c, openers, nr_ids);
+	stop(c);
 }
 
 /* The same, but one server for all openers: many ids take long to register */
-static void measure_many(enum way w, int submit)
+static void measure_many(struct cost *c, enum row r, int submit)
 {
 	static const int nr_ids[] = { 0, 100000, 1000000 };
 	int openers, i;
 
-	start(w, submit);
+	start(c, r, submit);
 	for (i = 1; i < 3; i++) {
-		ballast(nr_ids[i - 1] + 1, nr_ids[i]);
+		ballast(c, nr_ids[i] - nr_ids[i - 1]);
 		for (openers = 1; openers <= 32; openers = next(openers))
-			measure(submit, openers, nr_ids[i]);
+			measure(c, openers, nr_ids[i]);
 	}
-	stop();
+	stop(c);
 }
 
-void do_rounds(int rotate)
+void do_rounds(struct cost *c, int rotate)
 {
-	const int best = DEFER | FIXED;
-	int submit, openers, w;
+	static const enum row rows[] = {
+		PLAIN, REGISTERED, IOCTL, SEPARATE, HARDLINK, UNLINKED,
+		COMMITTED, LOOKUP, NO_OPEN, NATIVE,
+	};
+	const int nr = sizeof(rows) / sizeof(*rows), best = DEFER | FIXED;
+	int submit, openers, i;
 
-	for (w = 0; w < SQPOLL; w++) {
-		for (submit = 0; submit < best; submit++)
-			measure_fresh((w + rotate) % SQPOLL, submit, 1, 1);
+	for (i = 0; i < nr; i++) {
+		enum row r = rows[(i + rotate) % nr];
+
+		for (submit = 0; submit < best && asks_server(r); submit++)
+			measure_fresh(c, r, submit, 1, 1);
 	}
-	for (w = 0; w < AGED; w++) {
+	for (i = 0; i < nr; i++) {
+		enum row r = rows[(i + rotate) % nr];
+
 		for (openers = 1; openers <= 32; openers = next(openers)) {
-			measure_fresh((w + rotate) % AGED, best, openers, 1);
-			measure_fresh((w + rotate) % AGED, best, openers, 1000);
+			measure_fresh(c, r, best, openers, 1);
+			measure_fresh(c, r, best, openers, 1000);
 		}
 	}
-	measure_fresh(AGED, best, 1, 1);
-	for (w = 0; w < AGED; w++)
-		measure_many((w + rotate) % AGED, best);
+	measure_fresh(c, AGED, best, 1, 1);
+	for (i = 0; i < nr; i++) {
+		if (asks_server(rows[(i + rotate) % nr]))
+			measure_many(c, rows[(i + rotate) % nr], best);
+	}
 }
 
-void do_profile(const char *name)
+void do_some(struct cost *c, char **names)
 {
-	struct counts c;
+	int openers;
 
-	start(find_way(name), DEFER | FIXED);
-	ballast(1, 1);
-	if (way == REGISTERED)
-		register_openers(true, MAX_OPENERS);
-	run(1, WARM_UP, false, &c);
+	for (; *names; names++) {
+		for (openers = 1; openers <= 32; openers = next(openers))
+			measure_fresh(c, find_row(*names), DEFER | FIXED,
+				      openers, 1);
+	}
+}
+
+void do_profile(struct cost *c, const char *name)
+{
+	struct counts n;
+
+	start(c, find_row(name), DEFER | FIXED);
+	ballast(c, 1);
+	if (c->row == REGISTERED)
+		register_openers(c, true, MAX_OPENERS);
+	run(c, 1, WARM_UP, false, &n);
 	/* the plugin takes the second time */
-	run(1, ROUNDS, false, &c);
-	printf("profile\t%s\t%d\t%.1f\n", name, ROUNDS, per_round(c.insns));
+	run(c, 1, ROUNDS, false, &n);
+	printf("profile\t%s\t%d\t%.1f\n", name, ROUNDS, per_round(n.insns));
 }

@@ -42,9 +42,9 @@ int pin(int cpu)
 	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
 }
 
-bool asks_server(enum row row)
+bool asks_server(enum row r)
 {
-	return row != NO_OPEN && row != NATIVE;
+	return r != NO_OPEN && r != NATIVE;
 }
 
 static struct cost *cost_of(const struct ring_server *server)
@@ -71,14 +71,6 @@ static void setup(struct ring_queue *q)
 						c->udp_socket < 0 ? 1 : 2));
 	q->issuer.dev_fd = 0;
 	q->issuer.how.fixed = true;
-}
-
-static void sqe(struct ring_req *req, struct io_uring_sqe *sqe)
-{
-	if (req->fd >= 0 && req->in.opcode == FUSE_LOOKUP)
-		fuse_cmd_req(sqe)->flags = FUSE_URING_BACKING_INODE |
-			(cost_of(req->server)->row == NO_OPEN ?
-			 FUSE_URING_BACKING_NO_OPEN : 0);
 }
 
 static void set_id(struct ring_req *req, int id)
@@ -222,8 +214,11 @@ static bool reply(struct ring_req *req)
 		return answer_release(c, req);
 	/* once, and then it is in the cache */
 	if (req->in.opcode == FUSE_LOOKUP && req->len > 0 &&
-	    (c->row == LOOKUP || c->row == NO_OPEN))
+	    (c->row == LOOKUP || c->row == NO_OPEN)) {
 		req->fd = req->node->fd;
+		req->flags = FUSE_URING_BACKING_INODE |
+			     (c->row == NO_OPEN ? FUSE_URING_BACKING_NO_OPEN : 0);
+	}
 	return true;
 }
 
@@ -313,20 +308,19 @@ void make_files(int n)
 	}
 }
 
-void start(struct cost *c, enum row row, int submit)
+void start(struct cost *c, enum row r, int submit)
 {
 	const struct ring_server_cfg cfg = {
 		.init_flags = FUSE_OVER_IO_URING | FUSE_PASSTHROUGH,
 		.max_stack_depth = 1,
 		/* or NO_OPEN has no effect */
-		.mount_opts = ",default_permissions",
+		.options = "default_permissions",
 		.depth = MAX_OPENERS,
 		.how.ring_flags = submit & DEFER ?
 				  IORING_SETUP_SINGLE_ISSUER |
 				  IORING_SETUP_DEFER_TASKRUN : 0,
 		.handle = handle,
-		.hooks = { .setup = setup, .sqe = sqe, .reply = reply,
-			   .cqe = cqe },
+		.hooks = { .setup = setup, .reply = reply, .cqe = cqe },
 		.priv = c,
 	};
 	int fd = open(BACK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -335,7 +329,7 @@ void start(struct cost *c, enum row row, int submit)
 	/* of a server before this one a million ids can be left to be freed */
 	if (!c->many_cpus)
 		sleep(2);
-	c->row = row;
+	c->row = r;
 	c->submit = submit;
 	c->last_id = 0;
 	memset(&c->files, 0, sizeof(c->files));
@@ -356,24 +350,21 @@ void stop(struct cost *c)
 	files_exit(&c->files);
 }
 
-void register_id(struct cost *c, int fd, int id)
+int register_id(struct cost *c, int fd)
 {
-	int ret = issue_open(&c->issuer, fd);
+	int id = issue_open(&c->issuer, fd);
 
-	check("BACKING_OPEN", ret);
-	if (ret != id)
-		die("BACKING_OPEN: %d instead of %d", ret, id);
+	check("BACKING_OPEN", id);
+	return id;
 }
 
-void ballast(struct cost *c, int from, int to)
+void ballast(struct cost *c, int n)
 {
 	int fd = open_back(c, "f0");
-	int id;
 
-	for (id = from; id <= to; id++)
-		register_id(c, fd, id);
+	while (n--)
+		c->last_id = register_id(c, fd);
 	close(fd);
-	c->last_id = to;
 }
 
 void register_openers(struct cost *c, bool on, int n)
@@ -387,10 +378,9 @@ void register_openers(struct cost *c, bool on, int n)
 		node = files_node(&c->files, name);
 		id = id_of(c, node);
 		if (on)
-			*id = issue_open(&c->issuer, node->fd);
+			*id = register_id(c, node->fd);
 		else
 			check("BACKING_CLOSE", issue_close(&c->issuer, *id));
-		check("BACKING_OPEN", *id);
 	}
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How long a round of open, flush and release takes, in each of the ways that the
- * kernel has, and in what stands in for those that it may not have
+ * How long a round of open and close takes, in each row that the kernel has, and
+ * in what stands in for those that it may not have
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -18,19 +18,19 @@
 #include <x86intrin.h>
 
 #include "cost.h"
-#include "enable_uring.h"
+#include "sys.h"
 
 #define TURNS		100
 /* Of each opener in a turn, in all less than what a real-time thread may take */
 #define ROUNDS		1000
 #define WARM_UP		100
-/* Each has two files, one of them for LOOKUP */
-#define MAX_CPUS	(FILES_MAX / 2)
+/* Each has three files: see measure() */
+#define MAX_CPUS	(FILES_MAX / 3)
 #define VULNERABILITIES	"/sys/devices/system/cpu/vulnerabilities"
 
 static const int submits[] = { DEFER | FIXED, DEFER };
 static int cpus[MAX_CPUS], nr_cpus;
-static int ways[NR_WAYS], nr_ways;
+static int rows[NR_ROWS], nr_rows;
 static int turns = TURNS;
 static double tsc_ghz;
 
@@ -40,8 +40,8 @@ struct sample {
 	double cycles;
 };
 
-/* By all CPUs or one, submits, way and turn */
-static struct sample *samples[2][2][NR_WAYS];
+/* By all CPUs or one, submits, row and turn */
+static struct sample *samples[2][2][NR_ROWS];
 
 static pid_t parent;
 
@@ -96,8 +96,8 @@ static void own_tmp(void)
 static __u64 probe_fuse(void)
 {
 	const struct issue_how how = {
-		.setup_flags = IORING_SETUP_SINGLE_ISSUER |
-			       IORING_SETUP_DEFER_TASKRUN,
+		.ring_flags = IORING_SETUP_SINGLE_ISSUER |
+			      IORING_SETUP_DEFER_TASKRUN,
 	};
 	const struct ring_server_cfg cfg = { .no_queues = true };
 	const char *missing = issue_missing(&how);
@@ -123,15 +123,12 @@ static __u64 probe_fuse(void)
 static int probe_socket(void)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	const struct fuse_uring_cmd_req req = { };
-	const struct issue_how how = { };
 	struct issuer issuer;
 
 	if (fd < 0)
 		return -1;
-	check("ring", issuer_init(&issuer, &how, fd));
-	issue_sqe(&issuer, SOCKET_URING_OP_SIOCOUTQ, &req);
-	if (issue_wait(&issuer)) {
+	check("ring", issuer_init(&issuer, NULL, fd, 0));
+	if (issue(&issuer, SOCKET_URING_OP_SIOCOUTQ, NULL)) {
 		close(fd);
 		fd = -1;
 	}
@@ -139,24 +136,34 @@ static int probe_socket(void)
 	return fd;
 }
 
-static void find_ways(void)
+/* What the kernel has to offer for a row */
+static __u64 needs(enum row r)
+{
+	switch (r) {
+	case COMMITTED:
+		return FUSE_HAS_COMMIT_BACKING;
+	case SEPARATE:
+	case HARDLINK:
+	case UNLINKED:
+		return FUSE_HAS_IO_URING_BACKING;
+	case LOOKUP:
+	case NO_OPEN:
+		return FUSE_HAS_NO_OPEN_BACKING;
+	default:
+		return 0;
+	}
+}
+
+static void find_rows(struct cost *c)
 {
 	__u64 offered = probe_fuse();
-	int w;
+	int row;
 
-	udp_socket = probe_socket();
-	for (w = 0; w < NR_WAYS; w++) {
-		if (w == SQPOLL || w == AGED)
-			continue;
-		if ((w == SEPARATE || w == LINKED || w == UNLINKED) &&
-		    !(offered & FUSE_HAS_IO_URING_BACKING))
-			continue;
-		if ((w == COMMITTED || w == LOOKUP) &&
-		    !(offered & FUSE_COMMIT_BACKING))
-			continue;
-		if (w == STAND_IN_SQES && udp_socket < 0)
-			continue;
-		ways[nr_ways++] = w;
+	c->udp_socket = probe_socket();
+	for (row = 0; row < NR_ROWS; row++) {
+		if (row != AGED && !(needs(row) & ~offered) &&
+		    (row != STAND_IN_SQES || c->udp_socket >= 0))
+			rows[nr_rows++] = row;
 	}
 }
 
@@ -174,62 +181,60 @@ static void find_cpus(void)
 }
 
 /* One opener on each of the last @n CPUs; the first gets most interrupts */
-static struct sample measure(int n)
+static struct sample measure(struct cost *c, int n)
 {
-	bool registered = way == REGISTERED || way >= STAND_IN_IOCTLS;
-	unsigned long enters = server->enters;
-	struct opener o[MAX_CPUS];
+	bool registered = c->row == REGISTERED || c->row >= STAND_IN_IOCTLS;
+	struct openers all = { .cost = c, .n = n };
 	struct sample s = { };
+	/* LOOKUP passes a file once, so each such row has files of its own */
+	int set = c->row == LOOKUP ? 1 : c->row == NO_OPEN ? 2 : 0;
 	int i;
 
 	if (registered)
-		register_openers(true, nr_cpus);
+		register_openers(c, true, nr_cpus);
 	for (i = 0; i < n; i++)
-		o[i] = (struct opener) {
-			.file = way == LOOKUP ? nr_cpus + i : i,
+		all.o[i] = (struct opener) {
+			.file = set * nr_cpus + i,
 			.cpu = cpus[nr_cpus - n + i],
 			.warm_up = WARM_UP,
 			.rounds = ROUNDS,
 		};
-	openers_start(o, n);
+	openers_start(&all);
 	/* let RCU free what was used before, and others run */
 	usleep(30000);
 	set_fifo(true);
-	openers_run(o, n);
-	openers_join(o, n);
+	openers_run(&all);
+	openers_join(&all);
 	if (registered)
-		register_openers(false, nr_cpus);
-	if (server->enters - enters < (unsigned long)n * ROUNDS)
-		die("%s: the requests do not come over the rings",
-		    way_name[way]);
+		register_openers(c, false, nr_cpus);
 	for (i = 0; i < n; i++) {
-		s.tsc += o[i].tsc / (double)ROUNDS / n;
-		s.cycles += o[i].cycles / (double)ROUNDS / n;
+		s.tsc += all.o[i].tsc / (double)ROUNDS / n;
+		s.cycles += all.o[i].cycles / (double)ROUNDS / n;
 	}
 	return s;
 }
 
-/* The ways take turns, each time in another order: what drifts hits all */
-static void do_turn(int turn)
+/* The rows take turns, each time in another order: what drifts hits all */
+static void do_turn(struct cost *c, int turn)
 {
 	int submit, all, i;
 
 	for (submit = 0; submit < 2; submit++) {
-		start(PLAIN, submits[submit]);
+		start(c, PLAIN, submits[submit]);
 		for (all = 0; all <= (nr_cpus > 1); all++) {
-			for (i = 0; i < nr_ways; i++) {
-				int n = (turn + i) % nr_ways;
+			for (i = 0; i < nr_rows; i++) {
+				int n = (turn + i) % nr_rows;
 
-				way = ways[turn & 1 ? nr_ways - 1 - n : n];
-				samples[all][submit][way][turn] =
-					measure(all ? nr_cpus : 1);
+				c->row = rows[turn & 1 ? nr_rows - 1 - n : n];
+				samples[all][submit][c->row][turn] =
+					measure(c, all ? nr_cpus : 1);
 				if (getppid() != parent) {
-					stop();
+					stop(c);
 					exit(1);
 				}
 			}
 		}
-		stop();
+		stop(c);
 	}
 }
 
@@ -330,9 +335,9 @@ static void quartiles(double *n, double q[4])
 		q[i] = n[i * turns / 4];
 }
 
-static void print_way(int all, int submit, enum way w)
+static void print_row(int all, int submit, enum row r)
 {
-	const struct sample *s = samples[all][submit][w];
+	const struct sample *s = samples[all][submit][r];
 	const struct sample *floor = samples[all][submit][REGISTERED];
 	double n[turns], tsc[4], cycles[4], over[4];
 	int i;
@@ -347,7 +352,7 @@ static void print_way(int all, int submit, enum way w)
 		n[i] = s[i].tsc - floor[i].tsc;
 	quartiles(n, over);
 
-	printf("time\t%s\t%s\t%d\t%d", way_name[w],
+	printf("time\t%s\t%s\t%d\t%d", row_name[r],
 	       submit_name[submits[submit]], all ? nr_cpus : 1, turns);
 	for (i = 0; i < 4; i++)
 		printf("\t%.0f", tsc[i] / tsc_ghz);
@@ -357,7 +362,7 @@ static void print_way(int all, int submit, enum way w)
 		printf("\t%.0f", over[i]);
 	printf("\t%.0f\n", cycles[2]);
 	fprintf(stderr, "%4d  %-12s%-16s%8.0f%8.0f%8.0f%8.0f%9.0f%8.0f%8.0f",
-		all ? nr_cpus : 1, submit_name[submits[submit]], way_name[w],
+		all ? nr_cpus : 1, submit_name[submits[submit]], row_name[r],
 		tsc[0] / tsc_ghz, tsc[1] / tsc_ghz, tsc[2] / tsc_ghz,
 		tsc[3] / tsc_ghz, tsc[2], over[2] / tsc_ghz, over[2]);
 	if (cycles[2])
@@ -371,7 +376,7 @@ static void print_all(void)
 
 	print_machine();
 	print_mitigations();
-	printf("# time\tway\tsubmit\tcpus\tturns\t"
+	printf("# time\trow\tsubmit\tcpus\tturns\t"
 	       "ns-min\tns-q1\tns-median\tns-q3\t"
 	       "cycles-min\tcycles-q1\tcycles-median\tcycles-q3\t"
 	       "over-q1\tover-median\tover-q3\tclock-median\n");
@@ -379,18 +384,18 @@ static void print_all(void)
 		"\nA round on each CPU, %d times; over a file that was registered before, in the\n"
 		"median of the differences. The last column, if there is one: clock cycles.\n"
 		"\ncpus  %-12s%-16s%8s%8s%8s%8s%9s%8s%8s\n", turns,
-		"submit", "way", "ns min", "q1", "median", "q3", "cycles",
+		"submit", "row", "ns min", "q1", "median", "q3", "cycles",
 		"ns over", "cycles");
 	for (all = 0; all <= (nr_cpus > 1); all++) {
 		for (submit = 0; submit < 2; submit++) {
-			for (i = 0; i < nr_ways; i++)
-				print_way(all, submit, ways[i]);
+			for (i = 0; i < nr_rows; i++)
+				print_row(all, submit, rows[i]);
 			fprintf(stderr, "\n");
 		}
 	}
 }
 
-void do_time(const char *arg)
+void do_time(struct cost *c, const char *arg)
 {
 	__u64 ns, tsc;
 	int i, j;
@@ -412,12 +417,12 @@ void do_time(const char *arg)
 		return;
 	find_cpus();
 	own_tmp();
-	make_files(2 * nr_cpus);
+	make_files(3 * nr_cpus);
 	enable_uring_hold();
-	find_ways();
-	many_cpus = true;
+	find_rows(c);
+	c->many_cpus = true;
 	for (i = 0; i < 2; i++) {
-		for (j = 0; j < NR_WAYS; j++) {
+		for (j = 0; j < NR_ROWS; j++) {
 			samples[0][i][j] = calloc(turns, sizeof(struct sample));
 			samples[1][i][j] = calloc(turns, sizeof(struct sample));
 			if (!samples[0][i][j] || !samples[1][i][j])
@@ -428,7 +433,7 @@ void do_time(const char *arg)
 	ns = clock_ns(CLOCK_MONOTONIC_RAW);
 	tsc = __rdtsc();
 	for (i = 0; i < turns; i++)
-		do_turn(i);
+		do_turn(c, i);
 	tsc = __rdtsc() - tsc;
 	ns = clock_ns(CLOCK_MONOTONIC_RAW) - ns;
 	tsc_ghz = (double)tsc / ns;
