@@ -46,7 +46,8 @@ FIXTURE_TEARDOWN(cmd)
 
 /* @cfg as for env_start() */
 static void start(struct __test_metadata *_metadata,
-		  struct _test_data_cmd *self, const struct ring_server_cfg *cfg)
+		  struct _test_data_cmd *self,
+		  const struct ring_server_cfg *cfg)
 {
 	struct env *env = &self->env;
 

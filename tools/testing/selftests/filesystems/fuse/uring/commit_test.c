@@ -6,7 +6,7 @@
 #define _GNU_SOURCE
 #include "env.h"
 
-/* Where a thread is held: at the commit of an open, or when a file was refused */
+/* Where a thread is held: at the commit of an open, or when that was refused */
 enum hold_at { NOWHERE, WITH_FILE, WITHOUT_FILE, REFUSED };
 
 /* What the hooks do; every test is a process */
@@ -14,7 +14,7 @@ static struct {
 	/* of the reply to an open, besides */
 	__u32 open_flags;
 	__s32 backing_id;
-	/* and in its place: the length or error, and the mode of the new file */
+	/* and in its place: the length or error, the mode of a new file */
 	int len;
 	__u32 mode;
 	bool no_file;

@@ -74,8 +74,8 @@ static __maybe_unused bool env_has_cmd(int dev_fd, __u32 cmd_op)
 
 /*
  * Make the directories, and ask the kernel what it can do. Returns why the test
- * cannot run here, to SKIP with: one of the FUSE_INIT flags @need is not offered.
- * If the kernel has what that stands for nevertheless, the test fails.
+ * cannot run here, to SKIP with: one of the FUSE_INIT flags @need is not
+ * offered. If the kernel has what that stands for nevertheless, the test fails.
  */
 static __maybe_unused const char *
 env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
@@ -101,7 +101,8 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 	ASSERT_EQ(0, mkdir(ENV_MNT, 0755));
 	ASSERT_EQ(0, mount("backing", ENV_BACK, "tmpfs", 0, NULL));
 	env->inotify_fd = inotify_init1(IN_CLOEXEC);
-	ASSERT_LE(0, inotify_add_watch(env->inotify_fd, ENV_BACK, IN_MOVE_SELF));
+	ASSERT_LE(0, inotify_add_watch(env->inotify_fd, ENV_BACK,
+				       IN_MOVE_SELF));
 	fd = open(ENV_BACK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
 	files_init(&env->files, fd);
@@ -134,8 +135,9 @@ env_setup(struct __test_metadata *_metadata, struct env *env, __u64 need)
 }
 
 /*
- * Mount and serve with @cfg, or NULL: one with ENV_INIT and FILES_HOOKS. What is 0
- * in max_stack_depth, handle and priv is set to 1, files_handle() and @env.
+ * Mount and serve with @cfg, or NULL: one with ENV_INIT and FILES_HOOKS. What
+ * is 0 in max_stack_depth, handle and priv is set to 1, files_handle() and
+ * @env.
  */
 static __maybe_unused void
 env_start(struct __test_metadata *_metadata, struct env *env,
@@ -199,8 +201,8 @@ env_file(struct __test_metadata *_metadata, struct env *env, const char *name)
 	size_t i;
 	int fd;
 
-	fd = openat(env->files.dir_fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC,
-		    0644);
+	fd = openat(env->files.dir_fd, name,
+		    O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	ASSERT_LE(0, fd);
 	for (i = 0; i < sizeof(buf); i++)
 		buf[i] = env_content(name, i);
@@ -208,7 +210,7 @@ env_file(struct __test_metadata *_metadata, struct env *env, const char *name)
 	return fd;
 }
 
-/* Open a file of the mount as a client; a file descriptor or a negative errno */
+/* Open a file of the mount as a client; an fd or a negative errno */
 static __maybe_unused int env_open(const char *name, int flags)
 {
 	char path[64];
@@ -241,7 +243,7 @@ static __maybe_unused bool env_has(int fd, const char *text, off_t off)
 	return pread(fd, buf, len, off) == len && !memcmp(buf, text, len);
 }
 
-/* How many READs and WRITEs have reached the server: they did not pass through */
+/* How many READs and WRITEs did not pass through, but reached the server */
 static __maybe_unused unsigned long env_io_served(struct env *env)
 {
 	return ring_server_count(env->server, FUSE_READ) +

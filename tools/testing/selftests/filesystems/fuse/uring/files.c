@@ -24,8 +24,8 @@ void files_exit(struct files *files)
 	close(files->dir_fd);
 }
 
-static struct ring_node *add_node(struct files *files, const char *name, int flags,
-				  mode_t mode)
+static struct ring_node *add_node(struct files *files, const char *name,
+				  int flags, mode_t mode)
 {
 	struct ring_node *node = NULL;
 	unsigned int i;
@@ -113,8 +113,8 @@ static int do_setattr(struct files *files, struct ring_req *req)
 	return do_getattr(files, req);
 }
 
-static int do_lookup(struct files *files, struct ring_req *req, const char *name,
-		     int flags, mode_t mode)
+static int do_lookup(struct files *files, struct ring_req *req,
+		     const char *name, int flags, mode_t mode)
 {
 	struct fuse_entry_out *out = req->out;
 
@@ -139,8 +139,8 @@ static int do_open(struct ring_req *req, int len)
 	return len + sizeof(*req->open);
 }
 
-static int do_create(struct files *files, struct ring_req *req, const char *name,
-		     int flags)
+static int do_create(struct files *files, struct ring_req *req,
+		     const char *name, int flags)
 {
 	const struct fuse_create_in *in = req->op;
 	int len = do_lookup(files, req, name, flags, in->mode);
@@ -295,7 +295,8 @@ bool files_reply(struct ring_req *req)
 	map.fd = req->fd;
 	switch (files->by) {
 	case BY_IOCTL:
-		id = ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+		id = ioctl(req->server->dev_fd, FUSE_DEV_IOC_BACKING_OPEN,
+			   &map);
 		answer_with_id(req, id < 0 ? -errno : id);
 		return true;
 	case BY_COMMAND:

@@ -63,9 +63,9 @@ int files_handle(struct ring_req *req);
 
 /*
  * The hooks of a server that passes files: reply() passes that of an open and
- * closes the backing id of a RELEASE, cqe() answers with the backing id, refused()
- * without a backing file. What is passed is a duplicate, so that it can be closed
- * as early as is allowed.
+ * closes the backing id of a RELEASE, cqe() answers with the backing id,
+ * refused() without a backing file. What is passed is a duplicate, so that it
+ * can be closed as early as is allowed.
  */
 #define FILES_HOOKS {				\
 	.reply = files_reply,			\

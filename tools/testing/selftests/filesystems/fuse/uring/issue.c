@@ -15,7 +15,7 @@ static int ring_init(struct io_uring *ring, const struct issue_how *how,
 {
 	struct io_uring_params p = {
 		.flags = how->ring_flags,
-		/* ms: an SQPOLL thread that spins takes a CPU from the others */
+		/* ms: a thread that spins takes a CPU from the others */
 		.sq_thread_idle = 10,
 	};
 

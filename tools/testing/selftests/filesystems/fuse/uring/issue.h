@@ -81,14 +81,14 @@ static inline struct fuse_uring_cmd_req *fuse_cmd_req(struct io_uring_sqe *sqe)
 }
 
 /*
- * Queue the command @cmd_op (enum fuse_uring_cmd) with the command area @req, or
- * NULL: all 0. Returns the SQE, to be changed and submitted, or NULL without
+ * Queue the command @cmd_op (enum fuse_uring_cmd) with the command area @req,
+ * or NULL: all 0. Returns the SQE, to be changed and submitted, or NULL without
  * room. All of its 128 bytes are set: what a command does not use has to be 0.
  */
 struct io_uring_sqe *issue_sqe(struct issuer *issuer, __u32 cmd_op,
 			       const struct fuse_uring_cmd_req *req);
 
-/* Submit what is queued; the res of the next CQE, or io_uring_enter()'s error */
+/* Submit what is queued; the res of the next CQE, or the error of that */
 int issue_wait(struct issuer *issuer);
 
 /* Issue one command; its res */

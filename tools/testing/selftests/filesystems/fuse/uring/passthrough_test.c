@@ -259,9 +259,9 @@ TEST_F(passthrough, credentials_of_each_open)
 }
 
 /*
- * The I/O of each open is on its own path, and a path of a read-only mount is not
- * written to. The file of the first open is kept until the last one is closed,
- * which a mount that is busy tells.
+ * The I/O of each open is on its own path, and a path of a read-only mount is
+ * not written to. The file of the first open is kept until the last one is
+ * closed, which a mount that is busy tells.
  */
 TEST_F(passthrough, path_of_each_open)
 {

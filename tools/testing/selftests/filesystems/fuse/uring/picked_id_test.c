@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Backing ids that the server picks, so that the reply to an open is written, and
- * submitted with the registration of its file, before that has run. With several
- * queues the server follows these rules, see Documentation/filesystems/fuse/uapi/
- * fuse-uapi-io-uring.rst:
+ * Backing ids that the server picks, so that the reply to an open is written,
+ * and submitted with the registration of its file, before that has run. With
+ * several queues the server follows these rules, see
+ * Documentation/filesystems/fuse/uapi/ fuse-uapi-io-uring.rst:
  *
  *  - each reply that uses an id has a BACKING_OPEN of the same file in front,
  *    with a hard link or none, for which -EEXIST is as good as 0;
@@ -301,7 +301,7 @@ TEST_F(picked_id, failed_registration)
 	EXPECT_EQ(-ENOENT, hook.close_err);
 }
 
-/* With one queue the link can be one that is cut: then the commit does not run */
+/* With one queue it can be a link that is cut: then the commit does not run */
 TEST_F(picked_id, failed_registration_cuts_the_link)
 {
 	int fd;

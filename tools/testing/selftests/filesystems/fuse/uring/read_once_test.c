@@ -13,7 +13,7 @@
 
 #include "env.h"
 
-/* Of four bytes: an SQE, where its command area begins, and what is used there */
+/* Of four bytes: an SQE, where its command area begins, and what is used */
 #define WORDS		(128 / 4)
 #define CMD		(48 / 4)
 #define CMD_END		(CMD + sizeof(struct fuse_uring_cmd_req) / 4)
@@ -50,7 +50,7 @@ struct core_segment {
 	__u64 offset, vaddr, paddr, filesz, memsz, align;
 };
 
-/* Returns the kernel's address of memory that is there, 0 if /proc has it not */
+/* Returns the kernel's address of populated memory, 0 if /proc has it not */
 static __u64 kernel_address(const void *mem)
 {
 	const __u64 page = sysconf(_SC_PAGESIZE), va = (uintptr_t)mem;
@@ -115,7 +115,7 @@ FIXTURE_SETUP(read_once)
 	self->issuer.clone_fd = -1;
 	self->sqes = kernel_address(self->issuer.ring.sq.sqes);
 	if (!self->sqes)
-		SKIP(return, "no address in /proc/kcore and /proc/self/pagemap");
+		SKIP(return, "no address in /proc/kcore or /proc/self/pagemap");
 	fd = watch(self->sqes);
 	if (fd < 0)
 		SKIP(return, "no hardware watchpoints");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Backing files that are refused, with the same errors whatever passes them, and
- * commits that are refused besides: nothing has happened then.
+ * Backing files that are refused, with the same errors whatever passes them,
+ * and commits that are refused besides: nothing has happened then.
  *
- * Such a commit can come from any ring. Here the server issues it on another one
- * when it has a request to answer, and then answers as if nothing were.
+ * Such a commit can come from any ring. Here the server issues it on another
+ * one when it has a request to answer, and then answers as if nothing were.
  */
 #define _GNU_SOURCE
 #include <sys/socket.h>
@@ -100,10 +100,10 @@ FIXTURE_VARIANT(refused)
 
 FIXTURE_VARIANT_ADD(refused, ioctl) { BY_IOCTL };
 FIXTURE_VARIANT_ADD(refused, command) { BY_COMMAND };
-FIXTURE_VARIANT_ADD(refused, commit_open) { BY_COMMIT, "file", O_RDWR };
-FIXTURE_VARIANT_ADD(refused, commit_create) { BY_COMMIT, "new", O_RDWR | O_CREAT | O_EXCL };
-FIXTURE_VARIANT_ADD(refused, commit_tmpfile) { BY_COMMIT, ".", O_RDWR | O_TMPFILE };
-FIXTURE_VARIANT_ADD(refused, commit_pool) { BY_COMMIT, "file", O_RDWR, RING_POOL };
+FIXTURE_VARIANT_ADD(refused, open) { BY_COMMIT, "file", O_RDWR };
+FIXTURE_VARIANT_ADD(refused, create) { BY_COMMIT, "new", O_RDWR | O_CREAT };
+FIXTURE_VARIANT_ADD(refused, tmpfile) { BY_COMMIT, ".", O_RDWR | O_TMPFILE };
+FIXTURE_VARIANT_ADD(refused, pool) { BY_COMMIT, "file", O_RDWR, RING_POOL };
 
 FIXTURE_SETUP(refused)
 {

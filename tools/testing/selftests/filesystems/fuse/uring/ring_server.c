@@ -13,7 +13,7 @@
 
 #include "ring_server.h"
 
-/* In the user_data of a CQE: it is for the hook. Else it is an entry's address */
+/* In the user_data of a CQE for the hook. Else that is an entry's address */
 #define FOR_HOOK	1ULL
 
 /* A ring entry, with the request in it */

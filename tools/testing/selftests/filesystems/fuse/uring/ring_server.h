@@ -2,9 +2,9 @@
 /*
  * A FUSE server over io_uring for tests.
  *
- * One thread reads /dev/fuse, of which it needs INIT only. After that one thread
- * for each possible CPU serves the queue of that CPU from a ring of its own, as
- * ring entries belong to the task that registers them.
+ * One thread reads /dev/fuse, of which it needs INIT only. After that one
+ * thread for each possible CPU serves the queue of that CPU from a ring of its
+ * own, as ring entries belong to the task that registers them.
  *
  * It serves as a server should, see Documentation/filesystems/fuse/
  * fuse-io-uring.rst and the uapi page beside it. What is answered is up to the
@@ -138,15 +138,15 @@ struct ring_queue {
 
 /*
  * Mount at @mnt, an existing directory that stays the caller's, and serve until
- * ring_server_stop(). @cfg is copied. Without FUSE_OVER_IO_URING in init_flags, or
- * if the kernel does not offer that, no request is answered.
+ * ring_server_stop(). @cfg is copied. Without FUSE_OVER_IO_URING in init_flags,
+ * or if the kernel does not offer that, no request is answered.
  */
 int ring_server_start(struct ring_server **server, const char *mnt,
 		      const struct ring_server_cfg *cfg);
 
 /*
- * Unmount if still mounted, end all threads and free; @server can be NULL. Returns
- * the error of the unmount. Nothing is left either way.
+ * Unmount if still mounted, end all threads and free; @server can be NULL.
+ * Returns the error of the unmount. Nothing is left either way.
  */
 int ring_server_stop(struct ring_server *server);
 
@@ -162,8 +162,8 @@ int ring_server_wait(struct ring_server *server, __u32 opcode,
 		     unsigned long nr);
 
 /*
- * In a hook, queue a FUSE command on the ring of the queue of its thread. @data is
- * for the hook cqe(), but for the highest bit. Returns the SQE to fill in.
+ * In a hook, queue a FUSE command on the ring of the queue of its thread. @data
+ * is for the hook cqe(), but for the highest bit. Returns the SQE to fill in.
  */
 struct io_uring_sqe *ring_queue_cmd(struct ring_queue *queue, __u32 cmd_op,
 				    __u64 data);
