@@ -22,7 +22,6 @@ FIXTURE(read_once)
 {
 	struct env env;
 	struct issuer issuer;
-	char *mem;
 	/* the kernel's address of the SQEs */
 	__u64 sqes;
 	int back;
@@ -66,11 +65,14 @@ static __u64 kernel_address(const void *mem)
 		head.phnum = 0;
 	/* bits 0 to 54 are the number of the page */
 	pa = (entry & ((1ULL << 55) - 1)) * page + va % page;
-	for (i = 0; !ret && i < head.phnum; i++) {
+	for (i = 0; i < head.phnum; i++) {
 		if (pread(kcore, &seg, sizeof(seg), head.phoff +
-			  i * sizeof(seg)) == sizeof(seg) &&
-		    seg.paddr != ~0ULL && pa - seg.paddr < seg.memsz)
-			ret = seg.vaddr + (pa - seg.paddr);
+			  i * sizeof(seg)) != sizeof(seg) ||
+		    seg.paddr == ~0ULL || pa - seg.paddr >= seg.memsz)
+			continue;
+		/* once freed, init memory is in the kernel's image as well */
+		if (!ret || ret > pa - seg.paddr + seg.vaddr)
+			ret = pa - seg.paddr + seg.vaddr;
 	}
 	close(pagemap);
 	close(kcore);
@@ -100,17 +102,18 @@ FIXTURE_SETUP(read_once)
 		.flags = IORING_SETUP_SQE128 | IORING_SETUP_NO_SQARRAY,
 	};
 	const size_t len = 16 * sysconf(_SC_PAGESIZE);
+	char *mem;
 	int fd;
 
 	if (missing)
 		SKIP(return, "%s", missing);
 	self->back = env_file(_metadata, &self->env, "file");
 	env_start(_metadata, &self->env, NULL);
-	self->mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
-			 MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
-	ASSERT_NE(MAP_FAILED, self->mem);
-	ASSERT_LT(0, io_uring_queue_init_mem(4, &self->issuer.ring, &p,
-					     self->mem, len));
+	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		   MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_LT(0, io_uring_queue_init_mem(4, &self->issuer.ring, &p, mem,
+					     len));
 	self->issuer.dev_fd = self->env.server->dev_fd;
 	self->issuer.clone_fd = -1;
 	self->sqes = kernel_address(self->issuer.ring.sq.sqes);
