@@ -41,7 +41,7 @@ enum row {
 	LOOKUP,
 	NO_OPEN,
 	NATIVE,
-	/* a registered file, and what the others do beside it, done for nothing */
+	/* a registered file, and what the others do in addition, done for nothing */
 	STAND_IN_IOCTLS,
 	STAND_IN_SQES,
 	NR_ROWS,
@@ -77,7 +77,7 @@ struct cost {
 	/* Of the server that runs; the caller can change the row */
 	enum row row;
 	struct ring_server *server;
-	/* for BACKING_OPEN and BACKING_CLOSE beside it */
+	/* for its BACKING_OPEN and BACKING_CLOSE from outside */
 	struct issuer issuer;
 	/* of the thread that has started last */
 	struct ring_queue *queue;
