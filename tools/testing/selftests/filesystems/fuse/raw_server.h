@@ -44,9 +44,11 @@ struct raw_server {
 	uint32_t open_flags;		/* OPEN and CREATE: FOPEN_* */
 	int32_t backing_id;		/* and the backing file's id */
 	int errors[RAW_OPCODES];	/* -errno for all such requests */
+	uint32_t hold;			/* opcode that gets no answer */
 
 	/* What it can look at. */
 	unsigned int requests[RAW_OPCODES];	/* that came, by opcode */
+	uint64_t held;			/* the last of @hold: its unique */
 	char file[64];			/* path of "file" */
 	char dir[60];			/* and of the mount */
 	int dev;			/* /dev/fuse */
@@ -172,6 +174,11 @@ static inline void raw_serve(struct raw_server *s)
 		len = -ENOSYS;
 		if (ih->opcode < RAW_OPCODES) {
 			s->requests[ih->opcode]++;
+			if (s->hold == ih->opcode) {
+				__atomic_store_n(&s->held, ih->unique,
+						 __ATOMIC_RELEASE);
+				continue;
+			}
 			len = s->errors[ih->opcode];
 			if (!len)
 				len = raw_answer(s, ih, out);

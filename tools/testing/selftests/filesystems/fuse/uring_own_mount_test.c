@@ -6,13 +6,11 @@
  * stopped.
  */
 #define _GNU_SOURCE
-#include <linux/io_uring.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include "raw_ring.h"
 #include "raw_server.h"
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include "../../kselftest_harness.h"
 
 #define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
@@ -21,116 +19,78 @@
 #define TIMEOUT_MS	10000
 
 /* One ring for all queues, with one entry each. */
-struct ring {
-	int fd;
-	unsigned int *sq_tail, *cq_head, *cq_tail, mask;
-	struct io_uring_sqe *sqes;
-	struct io_uring_cqe *cqes;
-	struct fuse_uring_req_header *headers;
+struct queues {
+	struct raw_ring ring;
+	struct fuse_uring_req_header headers[MAX_QUEUES];
 	struct iovec iov[MAX_QUEUES][2];
 };
 
-static int ring_setup(struct ring *r, unsigned int queues)
+static int queues_setup(struct queues *q, unsigned int nr)
 {
 	size_t payload = 32 * sysconf(_SC_PAGESIZE);
-	struct io_uring_params p = {
-		.flags = IORING_SETUP_SQE128 | IORING_SETUP_NO_SQARRAY,
-	};
-	size_t size;
-	char *ptr;
 	int i;
 
-	r->fd = syscall(SYS_io_uring_setup, queues, &p);
-	if (r->fd < 0)
-		return -errno;
-	size = p.cq_off.cqes + p.cq_entries * sizeof(*r->cqes);
-	ptr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
-		   IORING_OFF_SQ_RING);
-	r->sqes = mmap(NULL, p.sq_entries * 128, PROT_READ | PROT_WRITE,
-		       MAP_SHARED, r->fd, IORING_OFF_SQES);
-	if (ptr == MAP_FAILED || r->sqes == MAP_FAILED)
-		return -errno;
-	r->sq_tail = (void *)(ptr + p.sq_off.tail);
-	r->cq_head = (void *)(ptr + p.cq_off.head);
-	r->cq_tail = (void *)(ptr + p.cq_off.tail);
-	r->cqes = (void *)(ptr + p.cq_off.cqes);
-	r->mask = p.cq_entries - 1;
-	r->headers = calloc(queues, sizeof(*r->headers));
-	for (i = 0; i < queues; i++) {
-		r->iov[i][0].iov_base = &r->headers[i];
-		r->iov[i][0].iov_len = sizeof(*r->headers);
-		r->iov[i][1].iov_base = malloc(payload);
-		r->iov[i][1].iov_len = payload;
+	for (i = 0; i < nr; i++) {
+		q->iov[i][0].iov_base = &q->headers[i];
+		q->iov[i][0].iov_len = sizeof(q->headers[i]);
+		q->iov[i][1].iov_base = malloc(payload);
+		q->iov[i][1].iov_len = payload;
 	}
-	return 0;
+	return raw_ring_setup(&q->ring, nr);
 }
 
-/* Submits a command for the entry of queue @qid; its error if it has failed. */
-static int ring_cmd(struct ring *r, struct raw_server *s, uint32_t op,
-		    unsigned int qid, uint64_t commit_id)
+/* Submits a command for the entry of queue @qid. */
+static int queue_cmd(struct queues *q, struct raw_server *s, uint32_t op,
+		     unsigned int qid, uint64_t commit_id)
 {
-	struct io_uring_sqe *sqe;
-	struct fuse_uring_cmd_req *req;
-	struct io_uring_cqe *cqe;
-	int err;
+	struct io_uring_sqe *sqe = raw_ring_sqe(&q->ring);
+	struct fuse_uring_cmd_req *req = (void *)sqe->cmd;
+	int ret;
 
-	/* One at a time, so that it is the first or the second. */
-	sqe = (void *)((char *)r->sqes + 128 * (*r->sq_tail & (r->mask / 2)));
-	memset(sqe, 0, 128);
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = s->dev;
 	sqe->cmd_op = op;
-	sqe->addr = (uintptr_t)r->iov[qid];
+	sqe->addr = (uintptr_t)q->iov[qid];
 	sqe->len = 2;
 	sqe->user_data = qid;
-	req = (void *)sqe->cmd;
 	req->qid = qid;
 	req->commit_id = commit_id;
-	__atomic_store_n(r->sq_tail, *r->sq_tail + 1, __ATOMIC_RELEASE);
-	if (syscall(SYS_io_uring_enter, r->fd, 1, 0, 0, NULL, 0) != 1)
-		return -errno;
-	if (*r->cq_head == __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE))
-		return 0;
-	cqe = &r->cqes[*r->cq_head & r->mask];
-	err = cqe->res;
-	if (err < 0)
-		++*r->cq_head;
-	return err;
+	ret = raw_ring_enter(&q->ring, 1, 0);
+	return ret < 0 ? ret : 0;
 }
 
 /* Answers the next request, returns its opcode. */
-static int ring_serve_one(struct ring *r, struct raw_server *s)
+static int serve_one(struct queues *q, struct raw_server *s)
 {
 	struct fuse_uring_req_header *h;
 	struct fuse_out_header oh = { .len = sizeof(oh) };
-	struct io_uring_cqe *cqe;
 	struct fuse_in_header *ih;
 	char in[sizeof(*ih) + sizeof(h->op_in)];
+	struct io_uring_cqe cqe;
 	unsigned int qid;
 	int len, err;
 
-	while (*r->cq_head == __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE))
-		if (syscall(SYS_io_uring_enter, r->fd, 0, 1,
-			    IORING_ENTER_GETEVENTS, NULL, 0) < 0)
-			return -errno;
-	cqe = &r->cqes[*r->cq_head & r->mask];
-	if (cqe->res)
+	while (!raw_ring_cqe(&q->ring, &cqe)) {
+		err = raw_ring_enter(&q->ring, 0, 1);
+		if (err < 0)
+			return err;
+	}
+	if (cqe.res)
 		return -EIO;
-	qid = cqe->user_data;
-	++*r->cq_head;
 
-	h = &r->headers[qid];
+	qid = cqe.user_data;
+	h = &q->headers[qid];
 	ih = (void *)in;
 	memcpy(ih, h->in_out, sizeof(*ih));
 	memcpy(ih + 1, h->op_in, sizeof(h->op_in));
 	oh.unique = ih->unique;
-	len = raw_answer(s, ih, r->iov[qid][1].iov_base);
+	len = raw_answer(s, ih, q->iov[qid][1].iov_base);
 	if (len < 0)
 		oh.error = len;
 	memcpy(h->in_out, &oh, sizeof(oh));
 	h->ring_ent_in_out.payload_sz = len < 0 ? 0 : len;
-	err = ring_cmd(r, s, FUSE_IO_URING_CMD_COMMIT_AND_FETCH, qid,
-		       h->ring_ent_in_out.commit_id);
+	err = queue_cmd(q, s, FUSE_IO_URING_CMD_COMMIT_AND_FETCH, qid,
+			h->ring_ent_in_out.commit_id);
 	return err ? : ih->opcode;
 }
 
@@ -193,9 +153,9 @@ static void *open_file(void *arg)
  * The server: all queues with one thread, which then uses the mount. Writes 0
  * to @result in front of that, and after it the error, or what else failed.
  */
-static void own_mount(struct ring *r, enum action what, int result)
+static void own_mount(struct queues *q, enum action what, int result)
 {
-	unsigned int queues = possible_cpus(), qid;
+	unsigned int nr = possible_cpus(), qid;
 	struct raw_server *s = raw_server_new();
 	pthread_t thread;
 	struct stat st;
@@ -206,13 +166,13 @@ static void own_mount(struct ring *r, enum action what, int result)
 	s->content = open("/tmp/content", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	err = raw_server_mount(s, "mnt");
 	if (!err)
-		err = ring_setup(r, queues);
-	for (qid = 0; !err && qid < queues; qid++)
-		err = ring_cmd(r, s, FUSE_IO_URING_CMD_REGISTER, qid, 0);
+		err = queues_setup(q, nr);
+	for (qid = 0; !err && qid < nr; qid++)
+		err = queue_cmd(q, s, FUSE_IO_URING_CMD_REGISTER, qid, 0);
 	if (!err && what == DO_CLOSE) {
 		pthread_create(&thread, NULL, open_file, s);
 		do {
-			err = ring_serve_one(r, s);
+			err = serve_one(q, s);
 		} while (err > 0 && err != FUSE_OPEN);
 		if (err == FUSE_OPEN)
 			err = pthread_join(thread, &fd);
@@ -261,7 +221,7 @@ struct server {
 static void start(struct __test_metadata *const _metadata, struct server *s,
 		  enum action what)
 {
-	static struct ring r;
+	static struct queues q;
 	int p[2], err, i, enabled;
 
 	if (geteuid())
@@ -280,7 +240,7 @@ static void start(struct __test_metadata *const _metadata, struct server *s,
 		for (i = 0; i <= 2; i++)
 			close(i);
 		close(enabled);
-		own_mount(&r, what, p[1]);
+		own_mount(&q, what, p[1]);
 		_exit(0);
 	}
 	close(p[1]);
