@@ -2,7 +2,7 @@
 #
 # gnuplot -e "table='build/log/demo.table'" plot.gp >demo.svg: its opens
 
-set terminal svg noenhanced size 720,300 font "sans,12" background "white"
+set terminal svg noenhanced size 960,300 font "sans,12" background "white"
 set title "Opens a second, passthrough_hp on tmpfs"
 set style fill solid 0.9 border -1
 set boxwidth 0.6
