@@ -182,7 +182,6 @@ TEST_F(passthrough, another_inode_meanwhile)
 	/* free for another one */
 	fd = open_file(_metadata, &self->env, O_RDWR, "other");
 	close(fd);
-	EXPECT_EQ(0, env_io_served(&self->env));
 }
 
 TEST_F(passthrough, without_a_file_meanwhile)
@@ -272,7 +271,9 @@ TEST_F(passthrough, path_of_each_open)
 	ASSERT_EQ(0, mount(NULL, BIND, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY,
 			   NULL));
 	self->node->pass_fd = open(BIND "/file", O_PATH | O_CLOEXEC);
-	env_open_fails(_metadata, &self->env, "file", O_RDWR);
+	/* which error that is, is not the rule here */
+	EXPECT_GT(0, env_open("file", O_RDWR));
+	env_released(_metadata, &self->env, 1);
 	first = open_file(_metadata, &self->env, O_RDONLY, "file");
 	close(self->node->pass_fd);
 	self->node->pass_fd = self->file;
@@ -282,7 +283,6 @@ TEST_F(passthrough, path_of_each_open)
 	EXPECT_EQ(-1, umount(BIND));
 	EXPECT_EQ(EBUSY, errno);
 	EXPECT_TRUE(env_is(second, "file"));
-	EXPECT_EQ(0, env_io_served(&self->env));
 	env_close(_metadata, &self->env, second);
 	EXPECT_EQ(0, umount(BIND));
 }
