@@ -285,7 +285,10 @@ TEST_F(asked, no_longer_allowed)
 	}
 }
 
-/* The connection has ended, which files that are open do not need */
+/*
+ * The connection has ended, which files that are open do not need. Names and
+ * attributes are cached, so it is the open that says it.
+ */
 static void check_end(struct __test_metadata *_metadata, struct env *env, int fd,
 		      int back)
 {
@@ -299,8 +302,10 @@ static void check_end(struct __test_metadata *_metadata, struct env *env, int fd
 
 TEST_F(asked, after_an_abort)
 {
-	int fd = env_open("file", O_RDWR);
+	int fd;
 
+	self->env.files.cache_secs = 1000;
+	fd = env_open("file", O_RDWR);
 	EXPECT_EQ(-1, umount2(ENV_MNT, MNT_FORCE));
 	check_end(_metadata, &self->env, fd, self->node->fd);
 }
@@ -315,6 +320,7 @@ TEST_F(asked, after_the_server)
 	ASSERT_NE(MAP_FAILED, begun);
 	ASSERT_EQ(0, sem_init(begun, 1, 0));
 	env_stop(_metadata, &self->env);
+	self->env.files.cache_secs = 1000;
 	pid = sys_fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
