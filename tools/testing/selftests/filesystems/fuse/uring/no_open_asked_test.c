@@ -248,6 +248,24 @@ TEST_F(asked, backing_file_cannot_be_opened)
 	EXPECT_EQ(0, umount(BIND));
 }
 
+/* As long as it is open it is opened with that file; nothing has to be asked */
+TEST_F(asked, not_if_replaced_while_open)
+{
+	struct env *env = &self->env;
+	int other = env_file(_metadata, env, "other"), fd, fd2;
+
+	fd = open_file(_metadata, env, O_RDWR, false, false);
+	self->node->pass_fd = other;
+	fd2 = open_file(_metadata, env, O_RDWR, false, false);
+	close(fd);
+	close(fd2);
+	fd = env_open("file", O_RDWR);
+	EXPECT_TRUE(env_is(fd, "other"));
+	EXPECT_EQ(0, count(OPEN));
+	close(fd);
+	close(other);
+}
+
 /* What a LOOKUP passes says how it is opened from then on */
 TEST_F(asked, no_longer_allowed)
 {
