@@ -21,9 +21,9 @@ static int open_file(struct cost *c, int i)
 	char path[32];
 	int fd;
 
-	/* of the backing file system there are not as many */
+	/* backing files there are not as many */
 	if (c->row == NATIVE)
-		snprintf(path, sizeof(path), BACK "/f0");
+		snprintf(path, sizeof(path), BACK "/f%d", i % MAX_OPENERS);
 	else
 		snprintf(path, sizeof(path), MNT "/i%d", i);
 	fd = open(path, O_RDONLY);
