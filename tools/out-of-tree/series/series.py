@@ -201,15 +201,13 @@ class Thread(typing.NamedTuple):
     name: str               # of their folder in build/mail
     series: int
     onto: str               # the thread it stands on, None is the base
-    posted: bool            # by somebody else: here until the kernel has it
     commits: list           # as of build_series
 
 
 def threads(commits):
     """Series 0, 1 and 2, the last two on the first. Of series 3 each fix, with the
     patches after it that change selftests only. Those in front of all fixes are
-    a thread, too: what the tests share. A fix with a line "Posted: URL" is not
-    ours to send."""
+    a thread, too: what the tests share."""
     found = []
     for patch, commit in commits:
         n = series_of(patch)
@@ -220,8 +218,7 @@ def threads(commits):
             continue
         name = f"series-{n}" + ("/" + Path(patch).stem if n == 3 else "")
         onto = "series-0" if n in (1, 2) and found else None
-        posted = "\nPosted: " in git("log", "-1", "--format=%B", commit)
-        found.append(Thread(name, n, onto, posted, [(patch, commit)]))
+        found.append(Thread(name, n, onto, [(patch, commit)]))
     return found
 
 
