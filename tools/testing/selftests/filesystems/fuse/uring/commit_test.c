@@ -339,7 +339,7 @@ static const struct {
 	{ false, WITH_FILE, 0, false },
 	/* when the refusal comes the other open is in passthrough mode */
 	{ true, REFUSED, -EIO, false },
-	/* the fallback is on its way: the other open passes nothing */
+	/* the fallback is not committed yet: the other open passes nothing */
 	{ true, WITHOUT_FILE, 0, true },
 };
 

@@ -232,7 +232,7 @@ TEST_F(inode_file_order, while_open)
 	env_close(_metadata, env, second);
 	check(_metadata, env, FILE_, "new");
 
-	/* and the other way round */
+	/* and the reverse */
 	set(_metadata, NULL);
 	first = open_path(_metadata, env, FILE_, NULL);
 	set(_metadata, "old");

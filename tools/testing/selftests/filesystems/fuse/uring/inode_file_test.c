@@ -168,7 +168,7 @@ static void read_dir(struct __test_metadata *_metadata)
 	closedir(dir);
 }
 
-/* READDIRPLUS can bring the inode and passes no file */
+/* READDIRPLUS can return the inode and passes no file */
 TEST_F(inode_file, readdirplus)
 {
 	struct env *env = &self->env;

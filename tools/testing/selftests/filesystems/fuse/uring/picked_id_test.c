@@ -3,7 +3,7 @@
  * Backing ids that the server picks, so that the reply to an open is written,
  * and submitted with the registration of its file, before that has run. With
  * several queues the server follows these rules, see
- * Documentation/filesystems/fuse/uapi/ fuse-uapi-io-uring.rst:
+ * Documentation/filesystems/fuse/uapi/fuse-uapi-io-uring.rst:
  *
  *  - each reply that uses an id has a BACKING_OPEN of the same file in front,
  *    with a hard link or none, for which -EEXIST is as good as 0;
