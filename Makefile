@@ -50,11 +50,7 @@ help:
 	@echo  'tree or a plain one, instead of the source package of Debian.'
 	@echo  'Tests add how they ended, when and with what to build/runs.'
 
-export KERNEL MUTANT TIME SQES SEED FILES XFSTESTS TESTS
-
-bench bench-server: export NUMBERS := BOOTS
-bench-scale: export NUMBERS := FILES
-fuzz: export NUMBERS := TIME SQES SEED
+export KERNEL MUTANT BOOTS TIME SQES SEED FILES XFSTESTS TESTS
 
 run shell:
 	@$(TOOLS)/kernel/$@

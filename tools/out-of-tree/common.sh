@@ -39,8 +39,8 @@ AT_EXIT=:
 at_exit() { AT_EXIT="$1; $AT_EXIT"; }
 trap 'eval "$AT_EXIT"' EXIT
 
-# A mistake on the command line is found before anything is built. The Makefile
-# says which variables are numbers.
+# A mistake on the command line is found before anything is built. NUMBERS are the
+# variables that the script which sources this takes as numbers.
 for name in ${NUMBERS:-}; do
 	[[ ${!name:-1} =~ ^[1-9][0-9]{0,8}$ || $name=${!name} = SEED=0 ]] ||
 		die "$name=${!name}: not a number from 1 to 999999999"
