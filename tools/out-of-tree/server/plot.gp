@@ -14,8 +14,8 @@ set xtics rotate by -35
 set xtics ("first open" 0, "open" 1, "tar x" 2, "tar c" 3, "git status" 4, \
 	   "git checkout" 5, "make" 6)
 
-# A way, on ext4, by workload: column @c in proportion to that with the ioctls
-pick(way, c) = sprintf("<awk -F '\\t' '$1 == \"run\" && $3 == \"ext4\" && $4 != \"forget\" && $4 != \"status\" { if ($2 == \"id\") base[$4] = $%d; if (!seen[$4]++) order[n++] = $4; if ($2 == \"%s\") got[$4] = $%d } END { for (i = 0; i < n; i++) print got[order[i]] / base[order[i]] }' %s", c, way, c, results)
+# An interface, on ext4, by workload: column @c in proportion to that with the ioctls
+pick(interface, c) = sprintf("<awk -F '\\t' '$1 == \"run\" && $3 == \"ext4\" && $4 != \"forget\" && $4 != \"status\" { if ($2 == \"id\") base[$4] = $%d; if (!seen[$4]++) order[n++] = $4; if ($2 == \"%s\") got[$4] = $%d } END { for (i = 0; i < n; i++) print got[order[i]] / base[order[i]] }' %s", c, interface, c, results)
 
 do for [c = 8:9] {
 	set title (c == 8 ? "Instructions" : "System calls of the server") . \

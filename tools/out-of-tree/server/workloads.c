@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What programs on passthrough_hp cost, by the way it registers backing files.
+ * What programs on passthrough_hp cost, by each interface for backing files.
  *
  * Runs as init of a guest with one CPU whose TSC counts instructions, see
  * ../cost/guest. What is measured goes to stdout, a line each, see README.
  *
- *   workloads insns ROTATE   instructions, the order of the ways turned
+ *   workloads insns ROTATE   instructions, the order of the interfaces turned
  *   workloads calls          system calls of the server and requests to it
  */
 #define _GNU_SOURCE
@@ -42,13 +42,13 @@
 #define DIRS		10
 #define FILES_EACH	1000
 
-#define NR_WAYS	8
+#define NR_INTERFACES	8
 
 /* without option there is no server */
-static const struct way {
+static const struct interface {
 	const char *name;
 	const char *option;
-} ways[NR_WAYS] = {
+} interfaces[NR_INTERFACES] = {
 	{ "none", "--nopassthrough" },
 	{ "id", "--backing=id" },
 	{ "inode-id", "--backing=inode-id" },
@@ -61,7 +61,7 @@ static const struct way {
 
 static const char * const file_systems[] = { "ext4", "tmpfs" };
 
-static const char *way, *file_system;
+static const char *interface, *file_system;
 static bool counting;
 static pid_t server, spinner;
 
@@ -206,7 +206,7 @@ static void print_counts(const char *kind, const char *workload,
 
 	for (i = 0; i < MAX_NR; i++) {
 		if (counts[i])
-			printf("%s\t%s\t%s\t%s\t%d\t%ld\n", kind, way,
+			printf("%s\t%s\t%s\t%s\t%d\t%ld\n", kind, interface,
 			       file_system, workload, i, counts[i]);
 	}
 }
@@ -268,7 +268,7 @@ static void measure(const char *workload, void (*func)(void))
 	insns = __rdtsc() - insns;
 	idle = spinner_ns() - idle;
 	if (status)
-		die("%s, %s, %s: status %#x", way, file_system, workload,
+		die("%s, %s, %s: status %#x", interface, file_system, workload,
 		    status);
 
 	if (counting) {
@@ -277,7 +277,7 @@ static void measure(const char *workload, void (*func)(void))
 		print_counts("call", workload, calls);
 		print_counts("request", workload, requests);
 	} else {
-		printf("insns\t%s\t%s\t%s\t%llu\t%llu\n", way, file_system,
+		printf("insns\t%s\t%s\t%s\t%llu\t%llu\n", interface, file_system,
 		       workload, (unsigned long long)(insns - idle),
 		       (unsigned long long)idle);
 	}
@@ -312,13 +312,13 @@ static void mount_source(void)
 		die("tar failed");
 }
 
-static void start_server(const struct way *w)
+static void start_server(const struct interface *chosen)
 {
 	struct stat before, st;
 	int i, log;
 
-	way = w->name;
-	if (!w->option) {
+	interface = chosen->name;
+	if (!chosen->option) {
 		check(MNT, mount(SRC, MNT, NULL, MS_BIND, NULL));
 		return;
 	}
@@ -330,7 +330,7 @@ static void start_server(const struct way *w)
 		check(SERVER_LOG, log);
 		dup2(log, STDERR_FILENO);
 		execlp("passthrough_hp", "passthrough_hp", "--foreground",
-		       w->option, "-o", "io_uring", SRC, MNT, NULL);
+		       chosen->option, "-o", "io_uring", SRC, MNT, NULL);
 		die("passthrough_hp: %s", strerror(errno));
 	}
 	for (i = 0; i < 1000; i++) {
@@ -340,7 +340,7 @@ static void start_server(const struct way *w)
 		usleep(10000);
 	}
 	copy(SERVER_LOG, "/dev/console");
-	die("%s: no mount", way);
+	die("%s: no mount", interface);
 }
 
 /*
@@ -358,32 +358,32 @@ static void unmount(const char *dir)
 			break;
 		usleep(10000);
 	}
-	die("%s, umount %s: %s", way, dir, strerror(errno));
+	die("%s, umount %s: %s", interface, dir, strerror(errno));
 }
 
-static void stop_server(const struct way *w)
+static void stop_server(const struct interface *chosen)
 {
 	int status;
 
 	unmount(MNT);
-	if (w->option) {
+	if (chosen->option) {
 		check("wait", waitpid(server, &status, 0));
 		if (status) {
 			copy(SERVER_LOG, "/dev/console");
-			die("%s: the server ended with %#x", way, status);
+			die("%s: the server ended with %#x", interface, status);
 		}
 		server = 0;
 	}
 	unmount(SRC);
 }
 
-static void measure_way(const struct way *w)
+static void measure_interface(const struct interface *chosen)
 {
 	mount_source();
 	/* of a server before this one files can be left to be freed */
 	forget();
 	sleep(1);
-	start_server(w);
+	start_server(chosen);
 	settle();
 	measure("open-first", open_all);
 	measure("open", open_all);
@@ -396,7 +396,7 @@ static void measure_way(const struct way *w)
 	measure("status", git_status);
 	measure("checkout", git_checkout);
 	measure("compile", compile);
-	stop_server(w);
+	stop_server(chosen);
 }
 
 static void setup(void)
@@ -437,8 +437,8 @@ int main(int argc, char **argv)
 	setup();
 	for (fs = 0; fs < 2; fs++) {
 		file_system = file_systems[(fs + rotate) % 2];
-		for (i = 0; i < NR_WAYS; i++)
-			measure_way(&ways[(i + 2 * rotate) % NR_WAYS]);
+		for (i = 0; i < NR_INTERFACES; i++)
+			measure_interface(&interfaces[(i + 2 * rotate) % NR_INTERFACES]);
 	}
 	printf("done\n");
 	return 0;
