@@ -45,16 +45,14 @@ struct queue {
 	struct entry ents[DEPTH];
 };
 
-/* The fh of an open, which its RELEASE repeats */
-enum { PASSED = 1, CACHED };
-
 static int dev_fd, file_fd;
 static bool no_open;
-static __u64 offered;
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned int opens[CACHED + 1];	/* opens that last, of each kind */
 static unsigned int asked[64];		/* requests, of each opcode */
+
+/* Of the file, for all queues */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static bool passing;			/* until it is refused */
+static unsigned int passed;		/* opens that last and have passed it */
 
 /* The whole SQE is cleared: what a command does not use must be 0 */
 static struct io_uring_sqe *queue_cmd(struct queue *q, struct entry *ent,
@@ -124,7 +122,7 @@ static int do_lookup(struct entry *ent, struct fuse_entry_out *out,
 	if (strcmp(name, "file"))
 		return -ENOENT;
 	pthread_mutex_lock(&lock);
-	if (no_open && !opens[CACHED]) {
+	if (no_open && passing) {
 		ent->fd = file_fd;
 		ent->flags = FUSE_URING_BACKING_INODE |
 			     FUSE_URING_BACKING_NO_OPEN;
@@ -135,27 +133,35 @@ static int do_lookup(struct entry *ent, struct fuse_entry_out *out,
 }
 
 /*
- * The mode belongs to the inode: while it is open in cached mode no open may
- * pass the file, while it is open in passthrough mode each open must.
+ * The mode belongs to the inode: while it is open in passthrough mode each open
+ * must pass the file, while it is open in cached mode none may. The fh, which
+ * RELEASE repeats, is 1 if the open has passed it.
  */
 static int do_open(struct entry *ent, struct fuse_open_out *out)
 {
-	int mode = PASSED;
-
+	*out = (struct fuse_open_out) { .fh = 0 };
 	pthread_mutex_lock(&lock);
-	if (opens[CACHED] || !(offered & FUSE_HAS_COMMIT_BACKING))
-		mode = CACHED;
-	opens[mode]++;
-	pthread_mutex_unlock(&lock);
-	if (mode == PASSED)
+	if (passing || passed) {
 		ent->fd = file_fd;
-	*out = (struct fuse_open_out) { .fh = mode };
+		out->fh = 1;
+		passed++;
+	}
+	pthread_mutex_unlock(&lock);
 	return sizeof(*out);
 }
 
+static int do_release(const struct fuse_release_in *in)
+{
+	pthread_mutex_lock(&lock);
+	passed -= in->fh;
+	pthread_mutex_unlock(&lock);
+	return 0;
+}
+
 /*
- * The file was refused, and nothing has happened: answer without it. That is
- * -EIO for the client if the kernel has opened the inode without asking.
+ * The file was refused, and nothing has happened: answer without it, or with an
+ * error if the inode is open in passthrough mode. If the kernel has opened it
+ * without asking, the client gets -EIO for the answer without it.
  */
 static void refused(struct queue *q, struct entry *ent, int error)
 {
@@ -164,25 +170,15 @@ static void refused(struct queue *q, struct entry *ent, int error)
 	warnx("backing file: %s", strerror(error));
 	ent->fd = -1;
 	ent->flags = 0;
-	if (ent->in.opcode == FUSE_OPEN) {
-		pthread_mutex_lock(&lock);
-		if (--opens[PASSED]) {
-			set_answer(ent, -EIO);
-		} else {
-			opens[CACHED]++;
-			out->fh = CACHED;
-		}
-		pthread_mutex_unlock(&lock);
-	}
-	commit(q, ent);
-}
-
-static int do_release(const struct fuse_release_in *in)
-{
 	pthread_mutex_lock(&lock);
-	opens[in->fh]--;
+	passing = false;
+	if (ent->in.opcode == FUSE_OPEN) {
+		out->fh = 0;
+		if (--passed)
+			set_answer(ent, -EIO);
+	}
 	pthread_mutex_unlock(&lock);
-	return 0;
+	commit(q, ent);
 }
 
 /* Of an open in cached mode: in passthrough mode it is the kernel who reads */
@@ -286,6 +282,7 @@ static void init(void)
 		struct fuse_init_in in;
 		char rest[FUSE_MIN_READ_BUFFER];
 	} req;
+	__u64 offered;
 
 	if (read(dev_fd, &req, sizeof(req)) < 0)
 		err(1, "FUSE_INIT");
@@ -293,8 +290,7 @@ static void init(void)
 	offered = req.in.flags | (__u64)req.in.flags2 << 32;
 	if (!(offered & FUSE_OVER_IO_URING))
 		errx(1, "unmount, write Y to /sys/module/fuse/parameters/enable_uring");
-	if (!(offered & FUSE_HAS_COMMIT_BACKING))
-		warnx("this kernel takes no backing file from a reply");
+	passing = offered & FUSE_HAS_COMMIT_BACKING;
 	no_open = no_open && offered & FUSE_HAS_NO_OPEN_BACKING;
 	if (writev(dev_fd, reply, 2) < 0)
 		err(1, "FUSE_INIT");
