@@ -78,6 +78,7 @@ static void sqe(struct ring_req *req, struct io_uring_sqe *sqe)
 static void refused(struct ring_req *req, int err)
 {
 	hold_at(REFUSED);
+	hook.garbage = false;
 	if (!hook.careless) {
 		files_refused(req, err);
 		return;
@@ -240,6 +241,7 @@ TEST_F(commit, and_fetch_has_no_file)
 	ASSERT_LE(0, fd);
 	EXPECT_EQ(1, pwrite(fd, "x", 1, 0));
 	EXPECT_EQ(1, env_io_served(&self->env));
+	EXPECT_EQ(0, self->env.files.refused);
 	close(fd);
 }
 

@@ -78,6 +78,7 @@ static const char *begin(struct __test_metadata *_metadata, struct env *env)
 static void end(struct __test_metadata *_metadata, struct env *env)
 {
 	env_stop(_metadata, env);
+	EXPECT_EQ(0, env->files.refusal);
 	umount(SUB);
 	env_teardown(_metadata, env);
 }

@@ -14,7 +14,7 @@ static const struct ring_server_cfg cfg = {
 	/* LOOKUPs of new names do not wait for each other */
 	.init_flags = ENV_INIT | FUSE_PARALLEL_DIROPS,
 	.handle = inode_file_handle,
-	.hooks.reply = inode_file_reply,
+	.hooks = { .reply = inode_file_reply, .refused = files_refused },
 };
 
 static bool keep(struct ring_req *req)

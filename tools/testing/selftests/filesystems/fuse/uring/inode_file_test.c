@@ -51,7 +51,7 @@ static int handle(struct ring_req *req)
 static const struct ring_server_cfg cfg = {
 	.init_flags = ENV_INIT | FUSE_DO_READDIRPLUS,
 	.handle = handle,
-	.hooks.reply = inode_file_reply,
+	.hooks = { .reply = inode_file_reply, .refused = files_refused },
 };
 
 FIXTURE(inode_file)

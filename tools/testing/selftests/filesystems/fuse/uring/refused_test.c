@@ -62,6 +62,15 @@ static bool reply(struct ring_req *req)
 	return files_reply(req);
 }
 
+/* The answer of the server is never refused; if it is, no client waits for it */
+static void refused(struct ring_req *req, int err)
+{
+	struct __test_metadata *_metadata = hook._metadata;
+
+	EXPECT_EQ(0, err);
+	umount2(ENV_MNT, MNT_FORCE);
+}
+
 static void start(struct __test_metadata *_metadata, struct env *env)
 {
 	struct ring_server_cfg cfg = {
@@ -70,6 +79,7 @@ static void start(struct __test_metadata *_metadata, struct env *env)
 		.pool = hook.pool,
 	};
 
+	cfg.hooks.refused = refused;
 	if (hook.try)
 		cfg.hooks.reply = reply;
 	env_start(_metadata, env, &cfg);
@@ -123,6 +133,12 @@ FIXTURE_SETUP(refused)
 
 FIXTURE_TEARDOWN(refused)
 {
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(files); i++)
+		close(hook.fd[i]);
+	/* a commit that was not refused waits for that, and is named */
+	env_stop(_metadata, &self->env);
 	issuer_exit(&hook.issuer);
 	env_teardown(_metadata, &self->env);
 }
@@ -234,8 +250,6 @@ TEST_F(refused, errors)
 		/* what has failed has taken no id */
 		EXPECT_EQ(1, issue_open(&hook.issuer, hook.fd[GOOD]));
 	}
-	for (i = 0; i < ARRAY_SIZE(files); i++)
-		close(hook.fd[i]);
 }
 
 FIXTURE(commit_refused)
@@ -259,6 +273,8 @@ FIXTURE_SETUP(commit_refused)
 FIXTURE_TEARDOWN(commit_refused)
 {
 	close(hook.fd[GOOD]);
+	/* see above */
+	env_stop(_metadata, &self->env);
 	issuer_exit(&hook.issuer);
 	env_teardown(_metadata, &self->env);
 }
