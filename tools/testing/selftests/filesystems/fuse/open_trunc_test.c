@@ -5,7 +5,6 @@
  * cannot, whatever it said.
  */
 #include "raw_server.h"
-#include "../../kselftest_harness.h"
 
 FIXTURE(open_trunc)
 {
@@ -26,19 +25,10 @@ FIXTURE_VARIANT_ADD(open_trunc, writeback_cache)
 
 FIXTURE_SETUP(open_trunc)
 {
-	struct raw_server *s;
-
-	if (geteuid())
-		SKIP(return, "needs root to mount");
-	ASSERT_EQ(0, raw_sandbox());
-	s = raw_server_new();
-	ASSERT_NE(NULL, s);
-	self->s = s;
-	s->content = open("/tmp/content", O_RDWR | O_CREAT, 0644);
-	ASSERT_LE(0, s->content);
-	ASSERT_EQ(0, ftruncate(s->content, 1600));
-	s->init_flags = FUSE_ATOMIC_O_TRUNC | variant->flags;
-	ASSERT_EQ(0, raw_server_mount(s, "mnt"));
+	raw_sandbox(_metadata);
+	self->s = raw_server_start(_metadata, "mnt",
+				   FUSE_ATOMIC_O_TRUNC | variant->flags,
+				   memfd_create("content", 0));
 }
 
 FIXTURE_TEARDOWN(open_trunc)

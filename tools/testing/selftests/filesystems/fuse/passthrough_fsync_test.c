@@ -4,35 +4,22 @@
  * second FUSE mount here, whose server sees the FSYNC, or fails it.
  */
 #include "raw_server.h"
-#include "../../kselftest_harness.h"
 
 FIXTURE(passthrough_fsync)
 {
 	struct raw_server *lower, *upper;
+	int fd;
 };
 
 FIXTURE_SETUP(passthrough_fsync)
 {
-	struct raw_server *lower, *upper;
-
-	if (geteuid())
-		SKIP(return, "needs root to mount");
-	ASSERT_EQ(0, raw_sandbox());
-	lower = raw_server_new();
-	ASSERT_NE(NULL, lower);
-	self->lower = lower;
-	upper = raw_server_new();
-	ASSERT_NE(NULL, upper);
-	self->upper = upper;
-	lower->content = open("/tmp/content", O_RDWR | O_CREAT, 0644);
-	ASSERT_LE(0, lower->content);
-	ASSERT_EQ(0, raw_server_mount(lower, "lower"));
-
-	upper->init_flags = FUSE_PASSTHROUGH;
-	upper->content = open(lower->file, O_RDWR);
-	ASSERT_LE(0, upper->content);
-	ASSERT_EQ(0, raw_server_mount(upper, "upper"));
-	ASSERT_EQ(0, raw_server_backing(upper, upper->content));
+	raw_sandbox(_metadata);
+	self->lower = raw_server_start(_metadata, "lower", 0,
+				       memfd_create("content", 0));
+	self->upper = raw_server_start(_metadata, "upper", FUSE_PASSTHROUGH,
+				       open(self->lower->file, O_RDWR));
+	self->fd = open(self->upper->file, O_RDWR);
+	ASSERT_LE(0, self->fd);
 }
 
 FIXTURE_TEARDOWN(passthrough_fsync)
@@ -43,11 +30,9 @@ FIXTURE_TEARDOWN(passthrough_fsync)
 TEST_F(passthrough_fsync, server_without_fsync)
 {
 	struct raw_server *lower = self->lower, *upper = self->upper;
-	int fd;
+	int fd = self->fd;
 
 	upper->errors[FUSE_FSYNC] = -ENOSYS;
-	fd = open(upper->file, O_RDWR);
-	ASSERT_LE(0, fd);
 	ASSERT_EQ(1, write(fd, "1", 1));
 	EXPECT_EQ(0, fsync(fd));
 	EXPECT_EQ(1, lower->requests[FUSE_FSYNC]);
@@ -62,10 +47,8 @@ TEST_F(passthrough_fsync, server_without_fsync)
 TEST_F(passthrough_fsync, server_with_fsync)
 {
 	struct raw_server *lower = self->lower, *upper = self->upper;
-	int fd;
+	int fd = self->fd;
 
-	fd = open(upper->file, O_RDWR);
-	ASSERT_LE(0, fd);
 	ASSERT_EQ(1, write(fd, "1", 1));
 	EXPECT_EQ(0, fsync(fd));
 	EXPECT_EQ(1, lower->requests[FUSE_FSYNC]);
@@ -75,12 +58,10 @@ TEST_F(passthrough_fsync, server_with_fsync)
 TEST_F(passthrough_fsync, error_of_the_backing_file)
 {
 	struct raw_server *lower = self->lower, *upper = self->upper;
-	int fd;
+	int fd = self->fd;
 
 	upper->errors[FUSE_FSYNC] = -ENOSYS;
 	lower->errors[FUSE_FSYNC] = -EDQUOT;
-	fd = open(upper->file, O_RDWR);
-	ASSERT_LE(0, fd);
 	ASSERT_EQ(1, write(fd, "1", 1));
 	EXPECT_EQ(-1, fsync(fd));
 	EXPECT_EQ(EDQUOT, errno);
@@ -90,11 +71,9 @@ TEST_F(passthrough_fsync, synchronous_writes)
 {
 	struct raw_server *lower = self->lower, *upper = self->upper;
 	struct iovec iov = { "1", 1 };
-	int fd;
+	int fd = self->fd;
 
 	upper->errors[FUSE_FSYNC] = -ENOSYS;
-	fd = open(upper->file, O_RDWR);
-	ASSERT_LE(0, fd);
 	ASSERT_EQ(1, pwritev2(fd, &iov, 1, 0, RWF_DSYNC));
 	EXPECT_EQ(1, lower->requests[FUSE_FSYNC]);
 	fd = open(upper->file, O_RDWR | O_DSYNC);

@@ -7,7 +7,6 @@
 #include "raw_server.h"
 #include <linux/capability.h>
 #include <sys/xattr.h>
-#include "../../kselftest_harness.h"
 
 #define CAPS "security.capability"
 
@@ -43,22 +42,15 @@ FIXTURE_SETUP(passthrough_killpriv)
 	struct raw_server *s;
 	struct stat st;
 
-	if (geteuid())
-		SKIP(return, "needs root to mount");
-	ASSERT_EQ(0, raw_sandbox());
-	s = raw_server_new();
-	ASSERT_NE(NULL, s);
+	raw_sandbox(_metadata);
+	s = raw_server_start(_metadata, "mnt",
+			     FUSE_PASSTHROUGH | variant->flags,
+			     memfd_create("content", 0));
 	self->s = s;
-	s->content = open("/tmp/content", O_RDWR | O_CREAT, 0600);
-	ASSERT_LE(0, s->content);
 	ASSERT_EQ(0, fchown(s->content, 1000, 1000));
 	ASSERT_EQ(0, fsetxattr(s->content, CAPS, &cap,
 			       XATTR_CAPS_SZ_2, 0));
 	ASSERT_EQ(0, fchmod(s->content, 06777));
-
-	s->init_flags = FUSE_PASSTHROUGH | variant->flags;
-	ASSERT_EQ(0, raw_server_mount(s, "mnt"));
-	ASSERT_EQ(0, raw_server_backing(s, s->content));
 	self->fd = open(s->file, O_RDWR);
 	ASSERT_LE(0, self->fd);
 	ASSERT_EQ(0, fstat(self->fd, &st));

@@ -4,8 +4,6 @@
  * passthrough file with it as the backing file.
  */
 #include "raw_server.h"
-#include <sys/mman.h>
-#include "../../kselftest_harness.h"
 
 FIXTURE(passthrough_seal)
 {
@@ -33,21 +31,13 @@ FIXTURE_SETUP(passthrough_seal)
 {
 	struct raw_server *s;
 
-	if (geteuid())
-		SKIP(return, "needs root to mount");
-	self->page = sysconf(_SC_PAGESIZE);
-	ASSERT_EQ(0, raw_sandbox());
-	s = raw_server_new();
-	ASSERT_NE(NULL, s);
+	raw_sandbox(_metadata);
+	s = raw_server_start(_metadata, "mnt", FUSE_PASSTHROUGH,
+			     memfd_create("content", MFD_ALLOW_SEALING));
 	self->s = s;
-	s->content = memfd_create("content", MFD_ALLOW_SEALING);
-	ASSERT_LE(0, s->content);
+	self->page = sysconf(_SC_PAGESIZE);
 	ASSERT_EQ(0, ftruncate(s->content, self->page));
 	ASSERT_EQ(0, fcntl(s->content, F_ADD_SEALS, variant->seal));
-
-	s->init_flags = FUSE_PASSTHROUGH;
-	ASSERT_EQ(0, raw_server_mount(s, "mnt"));
-	ASSERT_EQ(0, raw_server_backing(s, s->content));
 	self->fd = open(s->file, O_RDWR);
 	ASSERT_LE(0, self->fd);
 }

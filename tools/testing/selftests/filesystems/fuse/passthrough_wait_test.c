@@ -4,60 +4,18 @@
  * begins meanwhile it fails, and does not go on waiting.
  */
 #include "raw_server.h"
-#include <poll.h>
-#include "../../kselftest_harness.h"
-
-#define TIMEOUT_MS	10000
-
-static char state_of(pid_t pid)
-{
-	char path[40], state = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	f = fopen(path, "r");
-	if (f) {
-		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-			state = 0;
-		fclose(f);
-	}
-	return state;
-}
-
-/* A process that opens @s->file, and closes @done when it has. */
-static pid_t open_in_process(struct raw_server *s, int *done)
-{
-	pid_t pid;
-	int p[2];
-
-	if (pipe2(p, O_CLOEXEC))
-		return -1;
-	pid = fork();
-	if (!pid)
-		_exit(open(s->file, O_RDWR) < 0 ? errno : 0);
-	close(p[1]);
-	*done = p[0];
-	return pid;
-}
 
 TEST(cached_open_fails)
 {
 	struct fuse_out_header oh = { .len = sizeof(oh), .error = -EINTR };
-	struct pollfd pfd = {};
-	struct raw_server *s;
-	int direct, fd, status;
+	int direct, fd, status, opened;
 	pid_t writer, opener;
+	struct raw_server *s;
 
-	if (geteuid())
-		SKIP(return, "needs root to mount");
-	ASSERT_EQ(0, raw_sandbox());
-	s = raw_server_new();
-	ASSERT_NE(NULL, s);
-	s->content = open("/tmp/content", O_RDWR | O_CREAT, 0644);
-	ASSERT_LE(0, s->content);
+	raw_sandbox(_metadata);
+	s = raw_server_start(_metadata, "mnt", FUSE_PASSTHROUGH,
+			     memfd_create("content", 0));
 	ASSERT_EQ(0, ftruncate(s->content, 4096));
-	s->init_flags = FUSE_PASSTHROUGH;
-	ASSERT_EQ(0, raw_server_mount(s, "mnt"));
 
 	/* A parallel write that lasts. */
 	s->open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
@@ -72,16 +30,18 @@ TEST(cached_open_fails)
 		sched_yield();
 
 	s->open_flags = 0;
-	opener = open_in_process(s, &pfd.fd);
+	opener = raw_fork(&opened);
 	ASSERT_LE(0, opener);
-	while (s->requests[FUSE_OPEN] < 2 || state_of(opener) != 'D')
+	if (!opener)
+		_exit(open(s->file, O_RDWR) < 0 ? errno : 0);
+	while (__atomic_load_n(&s->requests[FUSE_OPEN], __ATOMIC_ACQUIRE) < 2)
 		sched_yield();
+	raw_wait_state(opener, 'D');
 
-	ASSERT_EQ(0, raw_server_backing(s, s->content));
 	s->open_flags = FOPEN_PASSTHROUGH;
 	fd = open(s->file, O_RDWR);
 	EXPECT_LE(0, fd);
-	EXPECT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	EXPECT_EQ(1, raw_poll(opened));
 
 	oh.unique = s->held;
 	EXPECT_EQ(sizeof(oh), write(s->dev, &oh, sizeof(oh)));

@@ -6,8 +6,8 @@
  *
  * It is a process of its own, so that a test that fails can exit with files
  * open. What it shares with the test is struct raw_server: the test gets one
- * from raw_server_new(), fills in its first part, mounts it with
- * raw_server_mount() and then uses the file.
+ * from raw_server_start(), in a raw_sandbox(), fills in the rest of its first
+ * part and uses the file.
  */
 #ifndef RAW_SERVER_H
 #define RAW_SERVER_H
@@ -17,9 +17,9 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,6 +31,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include "../../kselftest_harness.h"
 
 #define RAW_FILE_ID	2
 #define RAW_OPCODES	64
@@ -40,8 +41,7 @@ struct raw_server {
 	/* What the test decides. */
 	uint64_t init_flags;		/* FUSE_INIT: FUSE_* */
 	int content;			/* fd of what "file" is */
-	bool no_size;			/* its size is said to be 0 */
-	uint32_t open_flags;		/* OPEN and CREATE: FOPEN_* */
+	uint32_t open_flags;		/* OPEN: FOPEN_* */
 	int32_t backing_id;		/* and the backing file's id */
 	int errors[RAW_OPCODES];	/* -errno for all such requests */
 	uint32_t hold;			/* opcode that gets no answer */
@@ -54,14 +54,58 @@ struct raw_server {
 	int dev;			/* /dev/fuse */
 };
 
-/* raw_sandbox() - a mount namespace of our own, with an empty /tmp */
-static inline int raw_sandbox(void)
+/* raw_sandbox() - a mount namespace of the test's own, with an empty /tmp */
+static inline void raw_sandbox(struct __test_metadata *const _metadata)
 {
-	if (unshare(CLONE_NEWNS) ||
-	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-	    mount("tmpfs", "/tmp", "tmpfs", 0, NULL))
-		return -errno;
-	return 0;
+	if (geteuid())
+		SKIP(exit(KSFT_SKIP), "needs root to mount");
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	ASSERT_EQ(0, mount("tmpfs", "/tmp", "tmpfs", 0, NULL));
+}
+
+/*
+ * raw_fork() - fork() with a pipe: @end is where the child writes, and where
+ * the parent reads, which is at the end when the child has ended.
+ */
+static inline pid_t raw_fork(int *end)
+{
+	pid_t pid;
+	int p[2];
+
+	if (pipe2(p, O_CLOEXEC))
+		return -1;
+	pid = fork();
+	*end = p[!pid];
+	close(p[!!pid]);
+	if (!pid)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return pid;
+}
+
+/* raw_poll() - wait until @fd can be read, but not for ever. 1, or 0. */
+static inline int raw_poll(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+	return poll(&pfd, 1, 10000);
+}
+
+/* raw_wait_state() - until a process is in @state, as ps shows it */
+static inline void raw_wait_state(pid_t pid, char state)
+{
+	char path[40], now = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	while (now != state) {
+		sched_yield();
+		f = fopen(path, "r");
+		if (!f || fscanf(f, "%*d (%*[^)]) %c", &now) != 1)
+			now = 0;
+		if (f)
+			fclose(f);
+	}
 }
 
 static inline void raw_attr(struct raw_server *s, uint64_t id,
@@ -78,7 +122,7 @@ static inline void raw_attr(struct raw_server *s, uint64_t id,
 		return;
 	}
 	attr->mode = st.st_mode;
-	attr->size = s->no_size ? 0 : st.st_size;
+	attr->size = st.st_size;
 }
 
 static inline int raw_setattr(struct raw_server *s, struct fuse_setattr_in *in)
@@ -244,6 +288,26 @@ static inline int raw_server_backing(struct raw_server *s, int fd)
 	s->backing_id = id;
 	s->open_flags |= FOPEN_PASSTHROUGH;
 	return 0;
+}
+
+/*
+ * raw_server_start() - a server at /tmp/@name for @content, which is also the
+ * backing file if @init_flags have FUSE_PASSTHROUGH
+ */
+static inline struct raw_server *
+raw_server_start(struct __test_metadata *const _metadata, const char *name,
+		 uint64_t init_flags, int content)
+{
+	struct raw_server *s = raw_server_new();
+
+	ASSERT_NE(NULL, s);
+	ASSERT_LE(0, content);
+	s->init_flags = init_flags;
+	s->content = content;
+	ASSERT_EQ(0, raw_server_mount(s, name));
+	ASSERT_EQ(0, init_flags & FUSE_PASSTHROUGH ?
+		     raw_server_backing(s, content) : 0);
+	return s;
 }
 
 #endif /* RAW_SERVER_H */

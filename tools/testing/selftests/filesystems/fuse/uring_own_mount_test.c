@@ -5,18 +5,13 @@
  * /dev/fuse, and by SIGKILL. And SIGKILL ends a client of a thread that is
  * stopped.
  */
-#define _GNU_SOURCE
-#include <poll.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include "raw_ring.h"
 #include "raw_server.h"
-#include "../../kselftest_harness.h"
+#include "raw_ring.h"
+#include <pthread.h>
 
 #define ENABLE_URING	"/sys/module/fuse/parameters/enable_uring"
 #define POSSIBLE_CPUS	"/sys/devices/system/cpu/possible"
 #define MAX_QUEUES	1024
-#define TIMEOUT_MS	10000
 
 /* One ring for all queues, with one entry each. */
 struct queues {
@@ -163,7 +158,7 @@ static void own_mount(struct queues *q, enum action what, int result)
 	int err;
 
 	s->init_flags = FUSE_OVER_IO_URING;
-	s->content = open("/tmp/content", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	s->content = memfd_create("content", 0);
 	err = raw_server_mount(s, "mnt");
 	if (!err)
 		err = queues_setup(q, nr);
@@ -191,27 +186,6 @@ static void own_mount(struct queues *q, enum action what, int result)
 		return;
 }
 
-static char state_of(pid_t pid)
-{
-	char path[40], state = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	f = fopen(path, "r");
-	if (f) {
-		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-			state = 0;
-		fclose(f);
-	}
-	return state;
-}
-
-static void wait_for(pid_t pid, char state)
-{
-	while (state_of(pid) != state)
-		sched_yield();
-}
-
 struct server {
 	pid_t pid;
 	int result;		/* where its results come from */
@@ -222,38 +196,32 @@ static void start(struct __test_metadata *const _metadata, struct server *s,
 		  enum action what)
 {
 	static struct queues q;
-	int p[2], err, i, enabled;
+	int err, i, enabled;
 
-	if (geteuid())
-		SKIP(exit(KSFT_SKIP), "needs root to mount");
+	raw_sandbox(_metadata);
 	if (access(ENABLE_URING, F_OK))
 		SKIP(exit(KSFT_SKIP), "needs CONFIG_FUSE_IO_URING");
 	ASSERT_GE(MAX_QUEUES, possible_cpus());
-	ASSERT_EQ(0, raw_sandbox());
 	enabled = enable_uring_meanwhile();
 	ASSERT_LE(0, enabled);
-	ASSERT_EQ(0, pipe2(p, O_CLOEXEC));
-	s->pid = fork();
+	s->pid = raw_fork(&s->result);
 	ASSERT_LE(0, s->pid);
 	if (!s->pid) {
 		/* It may stay for ever: nobody shall wait for its output. */
 		for (i = 0; i <= 2; i++)
 			close(i);
 		close(enabled);
-		own_mount(&q, what, p[1]);
+		own_mount(&q, what, s->result);
 		_exit(0);
 	}
-	close(p[1]);
-	s->result = p[0];
 	ASSERT_EQ(sizeof(err), read(s->result, &err, sizeof(err)));
 	ASSERT_EQ(0, err);
 	close(enabled);
-	wait_for(s->pid, what == DO_STOP ? 'T' : 'D');
+	raw_wait_state(s->pid, what == DO_STOP ? 'T' : 'D');
 }
 
 static void abort_ends(struct __test_metadata *const _metadata, enum action what)
 {
-	struct pollfd pfd = { .events = POLLIN };
 	struct server s;
 	struct statx st;
 	char path[60];
@@ -269,8 +237,7 @@ static void abort_ends(struct __test_metadata *const _metadata, enum action what
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(1, write(fd, "1", 1));
 
-	pfd.fd = s.result;
-	ASSERT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	ASSERT_EQ(1, raw_poll(s.result));
 	ASSERT_EQ(sizeof(err), read(s.result, &err, sizeof(err)));
 	EXPECT_EQ(ECONNABORTED, err);
 	EXPECT_EQ(s.pid, waitpid(s.pid, NULL, 0));
@@ -289,37 +256,30 @@ TEST(abort_ends_close)
 
 TEST(kill_ends_stat)
 {
-	struct pollfd pfd = {};
 	struct server s;
 
 	start(_metadata, &s, DO_STAT);
 	ASSERT_EQ(0, kill(s.pid, SIGKILL));
-	/* When it is gone, its end of the pipe is. */
-	pfd.fd = s.result;
-	ASSERT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	ASSERT_EQ(1, raw_poll(s.result));
 	EXPECT_EQ(s.pid, waitpid(s.pid, NULL, 0));
 }
 
 TEST(kill_ends_client_of_stopped_server)
 {
-	struct pollfd pfd = {};
 	struct server s;
 	struct stat st;
 	pid_t client;
-	int p[2];
+	int ended;
 
 	start(_metadata, &s, DO_STOP);
-	ASSERT_EQ(0, pipe2(p, O_CLOEXEC));
-	client = fork();
+	client = raw_fork(&ended);
 	ASSERT_LE(0, client);
 	if (!client)
 		_exit(stat("/tmp/mnt", &st));
-	close(p[1]);
 	/* Interruptible at first: there is no other sleep in it. */
-	wait_for(client, 'S');
+	raw_wait_state(client, 'S');
 	ASSERT_EQ(0, kill(client, SIGKILL));
-	pfd.fd = p[0];
-	EXPECT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	EXPECT_EQ(1, raw_poll(ended));
 	ASSERT_EQ(0, kill(s.pid, SIGKILL));
 	EXPECT_EQ(client, waitpid(client, NULL, 0));
 }

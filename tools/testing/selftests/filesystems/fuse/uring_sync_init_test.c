@@ -3,14 +3,9 @@
  * After FUSE_DEV_IOC_SYNC_INIT a command to /dev/fuse waits for the mount. The
  * others of the same ring do not.
  */
-#define _GNU_SOURCE
-#include <poll.h>
-#include <pthread.h>
-#include "raw_ring.h"
 #include "raw_server.h"
-#include "../../kselftest_harness.h"
-
-#define TIMEOUT_MS	10000
+#include "raw_ring.h"
+#include <pthread.h>
 
 static void *submit_one(void *arg)
 {
@@ -23,7 +18,6 @@ static void *submit_one(void *arg)
 /* Two threads submit one each. */
 TEST(ring_can_be_used_before_the_mount)
 {
-	struct pollfd pfd = { .events = POLLIN };
 	struct io_uring_sqe *sqe;
 	struct io_uring_cqe cqe;
 	pthread_t thread[2];
@@ -46,8 +40,7 @@ TEST(ring_can_be_used_before_the_mount)
 	sqe->user_data = 2;
 	ASSERT_EQ(0, pthread_create(&thread[1], NULL, submit_one, &r));
 
-	pfd.fd = r.fd;
-	ASSERT_EQ(1, poll(&pfd, 1, TIMEOUT_MS));
+	ASSERT_EQ(1, raw_poll(r.fd));
 	ASSERT_TRUE(raw_ring_cqe(&r, &cqe));
 	EXPECT_EQ(2, cqe.user_data);
 	EXPECT_EQ(0, cqe.res);
