@@ -187,7 +187,6 @@ static inline int raw_answer(struct raw_server *s, struct fuse_in_header *ih,
 		written->size = err;
 		return sizeof(*written);
 	case FUSE_FSYNC:
-	case FUSE_FLUSH:
 	case FUSE_RELEASE:
 		return 0;
 	default:
