@@ -7,7 +7,7 @@ help:
 	@echo  '  run     - build Linux with the series, boot it in QEMU, run the selftests'
 	@echo  '  check   - the complete test: source, builds, documentation, and the'
 	@echo  '            selftests on the patched and on the unpatched kernel'
-	@echo  '  demo    - what passthrough_hp saves by each interface, as a table'
+	@echo  '  demo    - what passthrough_hp saves by each interface: a table, a picture'
 	@echo  ''
 	@echo  'Tests that take longer:'
 	@echo  '  check-debug - the selftests on kernels with KASAN, kmemleak, lockdep'
@@ -48,7 +48,7 @@ help:
 	@echo  'BOOTS= is how often bench and bench-server measure, V= the version of the'
 	@echo  'mails. KERNEL=DIR is the kernel to apply the series to, 7.3 or later, a git'
 	@echo  'tree or a plain one, instead of the source package of Debian.'
-	@echo  'Tests add how they ended, when and with what to build/runs.'
+	@echo  'Tests, benchmarks and the demo add how they ended to build/runs, with versions.'
 
 export KERNEL MUTANT BOOTS TIME SQES SEED FILES XFSTESTS TESTS
 
