@@ -171,10 +171,8 @@ TEST_F(cmd, open_and_close)
 {
 	const struct fuse_uring_cmd_req open = good_req(OPEN, self->back);
 	const struct fuse_uring_cmd_req close = good_req(CLOSE, self->back);
-	const struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT,
-		.no_queues = true,
-	};
+	const struct ring_server_cfg cfg = { .init_flags = ENV_INIT,
+					     .no_queues = true };
 
 	start(_metadata, self, &cfg);
 	ASSERT_NE(NULL, issue_sqe(&self->issuer, OPEN, &open));

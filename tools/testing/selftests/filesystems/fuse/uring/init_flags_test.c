@@ -27,7 +27,6 @@ FIXTURE_SETUP(init_flags)
 
 FIXTURE_TEARDOWN(init_flags)
 {
-	/* whatever the test has left */
 	enable_uring(true);
 	close(self->back);
 	issuer_exit(&self->issuer);
@@ -38,15 +37,12 @@ FIXTURE_TEARDOWN(init_flags)
 static __u64 start(struct __test_metadata *_metadata,
 		   struct _test_data_init_flags *self, __u64 init_flags)
 {
-	const struct ring_server_cfg cfg = {
-		.init_flags = ENV_INIT | init_flags,
-	};
-	struct ring_server *server;
+	const struct ring_server_cfg cfg = { .init_flags = ENV_INIT | init_flags };
+	struct env *env = &self->env;
 
-	env_start(_metadata, &self->env, &cfg);
-	server = self->env.server;
-	ASSERT_EQ(0, issuer_init(&self->issuer, NULL, server->dev_fd, 0));
-	return server->offered & (FUSE_PASSTHROUGH | BOTH);
+	env_start(_metadata, env, &cfg);
+	ASSERT_EQ(0, issuer_init(&self->issuer, NULL, env->server->dev_fd, 0));
+	return env->server->offered & (FUSE_PASSTHROUGH | BOTH);
 }
 
 TEST_F(init_flags, offered_if_there)
