@@ -35,9 +35,9 @@ FIXTURE_TEARDOWN(init_flags)
 
 /* Returns what the kernel offers of these and FUSE_PASSTHROUGH */
 static __u64 start(struct __test_metadata *_metadata,
-		   struct _test_data_init_flags *self, __u64 init_flags)
+		   struct _test_data_init_flags *self, __u64 flags)
 {
-	const struct ring_server_cfg cfg = { .init_flags = ENV_INIT | init_flags };
+	const struct ring_server_cfg cfg = { .init_flags = ENV_INIT | flags };
 	struct env *env = &self->env;
 
 	env_start(_metadata, env, &cfg);

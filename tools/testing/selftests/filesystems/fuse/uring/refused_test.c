@@ -62,7 +62,7 @@ static bool reply(struct ring_req *req)
 	return files_reply(req);
 }
 
-/* The answer of the server is never refused; if it is, no client waits for it */
+/* The answer of the server is never refused: if it is, no client waits */
 static void refused(struct ring_req *req, int err)
 {
 	struct __test_metadata *_metadata = hook._metadata;
@@ -308,19 +308,18 @@ TEST_F(commit_refused, by_the_connection)
 {
 	struct ring_server_cfg cfg = { .init_flags = FUSE_OVER_IO_URING };
 	struct env *env = &self->env;
-	enum issue_by by;
 
 	env_start(_metadata, env, &cfg);
 	ASSERT_EQ(0, issuer_init(&hook.issuer, NULL, env->server->dev_fd, 0));
-	for (by = BY_COMMAND; by <= BY_COMMIT; by++) {
-		hook.issuer.by = by;
+	for (hook.issuer.by = BY_COMMAND; hook.issuer.by <= BY_COMMIT;
+	     hook.issuer.by++)
 		EXPECT_EQ(-EPERM, issue_open(&hook.issuer, hook.fd[GOOD]));
-	}
 	issuer_exit(&hook.issuer);
 	env_stop(_metadata, env);
 
 	/* as COMMIT_AND_FETCH: there could be a queue with that qid */
-	cfg = (struct ring_server_cfg) { .init_flags = ENV_INIT, .no_queues = true };
+	cfg.init_flags = ENV_INIT;
+	cfg.no_queues = true;
 	env_start(_metadata, env, &cfg);
 	ASSERT_EQ(0, issuer_init(&hook.issuer, NULL, env->server->dev_fd, 0));
 	hook.issuer.by = BY_COMMIT;
