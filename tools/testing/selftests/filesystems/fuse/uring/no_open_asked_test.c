@@ -249,7 +249,7 @@ TEST_F(asked, backing_file_cannot_be_opened)
 }
 
 /* As long as it is open it is opened with that file; nothing has to be asked */
-TEST_F(asked, not_if_replaced_while_open)
+TEST_F(asked, replaced_while_open)
 {
 	struct env *env = &self->env;
 	int other = env_file(_metadata, env, "other"), fd, fd2;
@@ -263,6 +263,16 @@ TEST_F(asked, not_if_replaced_while_open)
 	EXPECT_TRUE(env_is(fd, "other"));
 	EXPECT_EQ(0, count(OPEN));
 	close(fd);
+
+	/* but if that file was passed without the flag */
+	env->files.inode_flags = FUSE_URING_BACKING_INODE;
+	self->node->pass_fd = self->node->fd;
+	fd = open_file(_metadata, env, O_RDWR, true, false);
+	env->files.inode_flags = BOTH;
+	self->node->pass_fd = other;
+	fd2 = open_file(_metadata, env, O_RDWR, true, false);
+	close_asked(_metadata, env, fd2);
+	close_asked(_metadata, env, fd);
 	close(other);
 }
 
