@@ -93,14 +93,15 @@ configure()
 		die "kernel configuration: ${missing%%$'\n'*} does not hold here"
 }
 
-# build_all OUT [KIND]: the series, a kernel with it (see build) in OUT, and the
-# selftests for it.
+# build_all OUT [KIND [HEADERS]]: the series, a kernel with it (see build) in OUT, and
+# the selftests for it, with its headers, which are in HEADERS if the KIND has none.
 build_all()
 {
 	"$TOOLS/kernel/deps" run
 	"$TOOLS/series/make-tree"
 	"$TOOLS/kernel/build" "$BUILD/linux" "$1" "${2:-}"
-	"$TOOLS/kernel/selftests" "$BUILD/linux" "$1"
+	[ ! "${3:-}" ] || "$TOOLS/kernel/build" "$BUILD/linux" "$3" headers
+	"$TOOLS/kernel/selftests" "$BUILD/linux" "${3:-$1}"
 }
 
 # kvm_works IMAGE: that /dev/kvm opens says little: boot the kernel with it. It
