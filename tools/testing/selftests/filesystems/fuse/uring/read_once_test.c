@@ -102,13 +102,15 @@ FIXTURE_SETUP(read_once)
 		.flags = IORING_SETUP_SQE128 | IORING_SETUP_NO_SQARRAY,
 	};
 	const size_t len = 16 * sysconf(_SC_PAGESIZE);
+	struct stat st;
 	char *mem;
-	int fd;
 
 	if (missing)
 		SKIP(return, "%s", missing);
 	self->back = env_file(_metadata, &self->env, "file");
 	env_start(_metadata, &self->env, NULL);
+	/* a request waits for all queues */
+	ASSERT_EQ(0, stat(ENV_MNT, &st));
 	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
 		   MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
 	ASSERT_NE(MAP_FAILED, mem);
@@ -119,10 +121,6 @@ FIXTURE_SETUP(read_once)
 	self->sqes = kernel_address(self->issuer.ring.sq.sqes);
 	if (!self->sqes)
 		SKIP(return, "no address in /proc/kcore or /proc/self/pagemap");
-	fd = watch(self->sqes);
-	if (fd < 0)
-		SKIP(return, "no hardware watchpoints");
-	close(fd);
 }
 
 FIXTURE_TEARDOWN(read_once)
@@ -166,6 +164,8 @@ TEST_F(read_once, each_word)
 		ASSERT_NE(NULL, sqe);
 		fd = watch(self->sqes + 4 * word + (uintptr_t)sqe -
 			   (uintptr_t)issuer->ring.sq.sqes);
+		if (fd < 0 && !word)
+			SKIP(return, "no hardware watchpoints");
 		ASSERT_LE(0, fd);
 		EXPECT_EQ(res, issue_wait(issuer));
 		ASSERT_EQ(sizeof(nr), read(fd, &nr, sizeof(nr)));
