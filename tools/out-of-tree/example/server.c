@@ -5,8 +5,12 @@
  *
  *	server [--no-open] FILE MOUNTPOINT
  *
- * It needs root, liburing and the <linux/fuse.h> of these patches. It ends when
- * it is unmounted, and then says what it was asked.
+ * It needs root, liburing 2.3 and the <linux/fuse.h> of these patches:
+ *
+ *	gcc -I build/kernel/usr/include server.c -o server -luring -lpthread
+ *
+ * It ends when it is unmounted, and then says what it was asked. It has no
+ * READDIR: ls of the directory fails.
  */
 #include <assert.h>
 #include <err.h>
@@ -49,7 +53,10 @@ static int dev_fd, file_fd;
 static bool no_open;
 static unsigned int asked[64];		/* requests, of each opcode */
 
-/* Of the file, for all queues */
+/*
+ * Of the file, for all queues. With more files each has these, and the entry
+ * must remember which one: the nodeid of a LOOKUP is that of the directory.
+ */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool passing;			/* until it is refused */
 static unsigned int passed;		/* opens that last and have passed it */
@@ -198,6 +205,7 @@ static int answer(struct entry *ent)
 	__atomic_add_fetch(&asked[ent->in.opcode % 64], 1, __ATOMIC_RELAXED);
 	switch (ent->in.opcode) {
 	case FUSE_LOOKUP:
+		/* the name is where the answer goes */
 		return do_lookup(ent, out, out);
 	case FUSE_GETATTR:
 		*attr = (struct fuse_attr_out) { .attr_valid = 1 };
@@ -270,6 +278,7 @@ static void init(void)
 	struct fuse_init_out out = {
 		.major = FUSE_KERNEL_VERSION,
 		.minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_readahead = MAX_IO,
 		.flags = flags,
 		.flags2 = flags >> 32,
 		.max_pages = MAX_IO / sysconf(_SC_PAGESIZE),
@@ -307,9 +316,11 @@ int main(int argc, char **argv)
 	if (argc != 3 + no_open)
 		errx(2, "usage: server [--no-open] FILE MOUNTPOINT");
 	file_fd = open(argv[argc - 2], O_RDONLY);
+	if (file_fd < 0)
+		err(1, "%s", argv[argc - 2]);
 	dev_fd = open("/dev/fuse", O_RDWR);
-	if (file_fd < 0 || dev_fd < 0 || !queues)
-		err(1, "%s or /dev/fuse", argv[argc - 2]);
+	if (dev_fd < 0 || !queues)
+		err(1, "/dev/fuse");
 	/* Without default_permissions NO_OPEN has no effect */
 	snprintf(opts, sizeof(opts),
 		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
