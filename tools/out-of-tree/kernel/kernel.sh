@@ -94,7 +94,7 @@ configure()
 }
 
 # build_all OUT [KIND [HEADERS]]: the series, a kernel with it (see build) in OUT, and
-# the selftests for it, with its headers, which are in HEADERS if the KIND has none.
+# the selftests for it. Its headers are in HEADERS if the KIND has none.
 build_all()
 {
 	"$TOOLS/kernel/deps" run
