@@ -550,7 +550,7 @@ static int handle_many(struct ring_req *req)
 	return len;
 }
 
-TEST_F(inode_file, many)
+TEST_F_TIMEOUT(inode_file, many, 300)
 {
 	static const char * const back[] = { "old", "new" };
 	struct ring_server_cfg many = cfg;
