@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# gnuplot -e "table='build/log/demo.table'" plot.gp >demo.svg: its opens
+# gnuplot -e "table='results.txt'" plot.gp >demo.svg: its opens
 
 set terminal svg noenhanced size 960,300 font "sans,12" background "white"
 set title "Opens a second, passthrough_hp on tmpfs"
