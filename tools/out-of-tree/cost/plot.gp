@@ -13,9 +13,9 @@ set yrange [0:*]
 set grid y
 set xtics rotate by -35
 set xtics ("no passthrough" 0, "registered before" 1, \
-	   "commit with the file" 2, "file by LOOKUP" 3, "no open" 4, \
-	   "native, no FUSE" 5, "ioctls" 6, "separate commands" 7, \
-	   "picked, hard link" 8, "picked, not linked" 9)
+	   "commit with the file" 2, "commit, at once" 3, "file by LOOKUP" 4, \
+	   "no open" 5, "native, no FUSE" 6, "ioctls" 7, "separate commands" 8, \
+	   "picked, hard link" 9, "picked, not linked" 10)
 
 pick(n) = sprintf("<awk '$1 == \"round\" && $2 != \"aged\" && $3 == \"defer+fixed\" && $4 == %d && $5 == 1' %s", n, results)
 

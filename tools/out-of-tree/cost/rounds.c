@@ -194,7 +194,7 @@ void do_rounds(struct cost *c, int rotate)
 {
 	static const enum row rows[] = {
 		PLAIN, REGISTERED, IOCTL, SEPARATE, HARDLINK, UNLINKED,
-		COMMITTED, LOOKUP, NO_OPEN, NATIVE,
+		COMMITTED, AT_ONCE, LOOKUP, NO_OPEN, NATIVE,
 	};
 	const int nr = sizeof(rows) / sizeof(*rows), best = DEFER | FIXED;
 	int submit, openers, i;

@@ -17,7 +17,7 @@
 
 const char * const row_name[NR_ROWS] = {
 	"plain", "registered", "ioctl", "aged", "separate", "hardlink",
-	"unlinked", "committed", "lookup", "no-open", "native",
+	"unlinked", "committed", "at-once", "lookup", "no-open", "native",
 	"stand-in-ioctls", "stand-in-sqes",
 };
 
@@ -149,6 +149,12 @@ static bool answer_open(struct cost *c, struct ring_req *req)
 	case COMMITTED:
 		req->fd = req->node->fd;
 		break;
+	case AT_ONCE:
+		req->fd = req->node->fd;
+		ring_req_commit(req);
+		if (io_uring_submit(&req->queue->issuer.ring) < 1)
+			die("the reply to OPEN was not submitted");
+		return false;
 	case LOOKUP:
 		if (!(in->open_flags & FUSE_OPEN_BACKING))
 			die("the inode has lost its file");

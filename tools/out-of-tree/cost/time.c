@@ -141,6 +141,7 @@ static __u64 needs(enum row r)
 {
 	switch (r) {
 	case COMMITTED:
+	case AT_ONCE:
 		return FUSE_HAS_COMMIT_BACKING;
 	case SEPARATE:
 	case HARDLINK:
