@@ -52,6 +52,8 @@ FIXTURE_SETUP(passthrough)
 {
 	struct ring_server_cfg cfg = {
 		.init_flags = ENV_INIT,
+		/* each request closes the fd that was passed before */
+		.depth = 1,
 		.hooks = FILES_HOOKS,
 	};
 	const char *missing = env_setup(_metadata, &self->env,
