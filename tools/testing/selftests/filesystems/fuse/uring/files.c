@@ -3,6 +3,7 @@
  * The files of the ring server, see files.h.
  */
 #define _GNU_SOURCE
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -233,6 +234,8 @@ static void refuse(struct ring_req *req, int err)
 
 void files_refused(struct ring_req *req, int err)
 {
+	/* without a file as well: to repeat it would be for ever */
+	assert(req->fd >= 0);
 	refuse(req, err);
 	ring_req_commit(req);
 }
