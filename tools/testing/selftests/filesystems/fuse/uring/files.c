@@ -234,8 +234,7 @@ static void refuse(struct ring_req *req, int err)
 
 void files_refused(struct ring_req *req, int err)
 {
-	/* without a file as well: to repeat it would be for ever */
-	assert(req->fd >= 0);
+	assert(req->fd >= 0);	/* or it is for ever */
 	refuse(req, err);
 	ring_req_commit(req);
 }

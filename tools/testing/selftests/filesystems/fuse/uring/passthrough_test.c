@@ -52,8 +52,7 @@ FIXTURE_SETUP(passthrough)
 {
 	struct ring_server_cfg cfg = {
 		.init_flags = ENV_INIT,
-		/* each request closes the fd that was passed before */
-		.depth = 1,
+		.depth = 1,	/* a request closes what the last has passed */
 		.hooks = FILES_HOOKS,
 	};
 	const char *missing = env_setup(_metadata, &self->env,

@@ -62,6 +62,15 @@ static bool reply(struct ring_req *req)
 	return files_reply(req);
 }
 
+/* The answer of the server is never refused: if it is, no client waits */
+static void refused(struct ring_req *req, int err)
+{
+	struct __test_metadata *_metadata = hook._metadata;
+
+	EXPECT_EQ(0, err);
+	umount2(ENV_MNT, MNT_FORCE);
+}
+
 static void start(struct __test_metadata *_metadata, struct env *env)
 {
 	struct ring_server_cfg cfg = {
@@ -70,8 +79,7 @@ static void start(struct __test_metadata *_metadata, struct env *env)
 		.pool = hook.pool,
 	};
 
-	/* the answer of the server never is: that would end the test */
-	cfg.hooks.refused = NULL;
+	cfg.hooks.refused = refused;
 	if (hook.try)
 		cfg.hooks.reply = reply;
 	env_start(_metadata, env, &cfg);
