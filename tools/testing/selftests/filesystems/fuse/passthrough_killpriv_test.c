@@ -95,6 +95,16 @@ TEST_F(passthrough_killpriv, splice)
 	expect_killed(_metadata, self);
 }
 
+/* The server sees this, so it is its turn if it said so. */
+TEST_F(passthrough_killpriv, truncate)
+{
+	ASSERT_EQ(0, seteuid(1001));
+	EXPECT_EQ(0, ftruncate(self->fd, 1));
+	ASSERT_EQ(0, seteuid(0));
+	EXPECT_NE(0, self->s->setattr & FATTR_SIZE);
+	EXPECT_EQ(!variant->flags, !!(self->s->setattr & FATTR_MODE));
+}
+
 /* CAP_FSETID keeps them. */
 TEST_F(passthrough_killpriv, write_by_root)
 {

@@ -49,6 +49,7 @@ struct raw_server {
 	/* What it can look at. */
 	unsigned int requests[RAW_OPCODES];	/* that came, by opcode */
 	uint64_t held;			/* the last of @hold: its unique */
+	uint32_t setattr;		/* the last SETATTR: FATTR_* */
 	char file[64];			/* path of "file" */
 	char dir[60];			/* and of the mount */
 	int dev;			/* /dev/fuse */
@@ -127,6 +128,7 @@ static inline void raw_attr(struct raw_server *s, uint64_t id,
 
 static inline int raw_setattr(struct raw_server *s, struct fuse_setattr_in *in)
 {
+	s->setattr = in->valid;
 	if (in->valid & FATTR_MODE && fchmod(s->content, in->mode & 07777))
 		return -errno;
 	if (in->valid & FATTR_SIZE && ftruncate(s->content, in->size))
