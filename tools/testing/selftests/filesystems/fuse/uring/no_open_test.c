@@ -273,6 +273,7 @@ TEST_F(no_open, no_request)
 
 	fd = env_open("file", O_RDWR);
 	check_fd(_metadata, &self->env, fd, back);
+	EXPECT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED));
 	EXPECT_EQ(4, pwrite(fd, "data", 4, 100));
 	EXPECT_TRUE(env_has(back, "data", 100));
 	map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
