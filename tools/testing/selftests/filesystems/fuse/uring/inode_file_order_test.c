@@ -83,7 +83,7 @@ static struct {
 	int fd[2];
 	unsigned int nr;
 	const char *path;
-	/* the first client has returned; or the kernel was notified */
+	/* the first client has returned */
 	bool done;
 } race;
 
@@ -313,6 +313,9 @@ TEST_F(inode_file_order, while_opening)
 	}
 }
 
+/* The kernel was told, before "go" was answered */
+static bool notified;
+
 /*
  * Keeps the first LOOKUP. When "go" is looked up the file has changed, and this
  * thread has names looked up again although it has not answered that LOOKUP.
@@ -327,8 +330,8 @@ static bool reply_changed(struct ring_req *req)
 
 	if (hook.go) {
 		hook.fd = race.fd[1];
-		race.done = write(req->server->dev_fd, &notification,
-				  sizeof(notification)) > 0;
+		notified = write(req->server->dev_fd, &notification,
+				 sizeof(notification)) > 0;
 		/* too old to pass the new file */
 		kept->fd = hook.fd;
 		answer_kept();
@@ -364,7 +367,7 @@ TEST_F(inode_file_order, changed_by_the_server)
 	check(_metadata, env, FILE_, "old");
 	env_open("go", O_RDONLY);
 	ASSERT_EQ(0, pthread_join(client, NULL));
-	EXPECT_TRUE(race.done);
+	EXPECT_TRUE(notified);
 	check(_metadata, env, ENV_MNT "/link", "new");
 	check(_metadata, env, FILE_, "new");
 	close(race.fd[0]);
